@@ -1,0 +1,43 @@
+# `make demo` and `make test` are all a fresh machine with Python 3.11+ needs; each sets up what it uses.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean distclean
+
+help: ## Show what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@echo "Setting up $(VENV): PyTorch and the rest take a few minutes the first time ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+setup: $(INSTALLED) ## Create .venv with the exact versions of constraints.txt
+
+demo: $(INSTALLED) ## Run the plant's main job on real images; everything it writes lies under var/demo
+	@$(BIN)/inspection demo
+
+test: $(INSTALLED) lint ## Check formatting, lint, types and import direction, and run all tests
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Check formatting, lint, types and import direction
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## Remove what the demo and the tests wrote
+	rm -rf var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+distclean: clean ## Remove the environment as well
+	rm -rf $(VENV) build dist *.egg-info

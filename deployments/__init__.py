@@ -1,0 +1,1 @@
+"""What runs where and when: the commands, the deployments and one file for each line."""

@@ -1,0 +1,161 @@
+"""The pipeline's command line, ``inspection``: a thin shell around the flows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.score_batch import NightResult
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run the inspection pipeline: ingest camera images, train, score nights, look after the report store. "
+    "Addresses come from INSPECTION_* environment variables, S3 credentials from AWS's own; see the README.",
+)
+db_app = typer.Typer(no_args_is_help=True, help="Look after the report store.")
+app.add_typer(db_app, name="db")
+
+Line = Annotated[str, typer.Argument(help="The line, as in deployments/lines/<line>.toml.")]
+Day = Annotated[
+    datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Production date; default yesterday.")
+]
+First = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First production date.")]
+Last = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last production date, included.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Say what is wrong in one line: a user needs the thing, the value and the way out, not a traceback."""
+    from pydantic import ValidationError
+
+    from ganomaly import ConfigError, DetectorFileError, TrainingDataError, TrainingDivergedError
+    from infra.local_s3 import LocalS3Error
+    from tasks.errors import OperatingError
+
+    expected = (
+        ConfigError,
+        DetectorFileError,
+        LocalS3Error,
+        OperatingError,
+        TrainingDataError,
+        TrainingDivergedError,
+        ValidationError,
+    )
+    try:
+        yield
+    except expected as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+
+
+def _day(value: datetime | None) -> date | None:
+    return None if value is None else value.date()
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("var/demo"),
+) -> None:
+    """Play a week of a solar-cell plant through the whole pipeline, on real images, with embedded defaults."""
+    with _plain_errors():
+        from deployments.demo import run_demo
+
+        run_demo(folder)
+
+
+@app.command()
+def lines() -> None:
+    """Check every line file and list the lines."""
+    with _plain_errors():
+        from tasks.lines import list_lines, load_line
+        from tasks.settings import Settings
+
+        folder = Settings().lines_dir
+        for name in list_lines(folder):
+            line = load_line(name, folder)
+            typer.echo(f"{name}: {line.description or 'no description'} ({line.images.prefix}, {line.timezone})")
+
+
+@app.command()
+def ingest(line: Line, first: First = None, last: Last = None) -> None:
+    """Record what a window's images are and whether they are fit to judge."""
+    with _plain_errors():
+        from flows.ingest_images import ingest_images
+
+        counts = ingest_images(line, _day(first), _day(last))
+    typer.echo(
+        f"{line}: {counts.listed} listed = {counts.recorded} recorded + {counts.already_recorded} known before + "
+        f"{counts.unusable} unusable + {counts.failed} failed"
+    )
+
+
+@app.command()
+def train(
+    line: Line,
+    first: First = None,
+    last: Last = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the line's training.epochs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the line's training.seed.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train, calibrate and register a detector from the line's recorded normal images."""
+    with _plain_errors():
+        from flows.train_ganomaly import train_ganomaly
+
+        model = train_ganomaly(line, _day(first), _day(last), epochs, seed, device)
+    typer.echo(f"{model.version.uri}: {model.promise}")
+
+
+@app.command()
+def score(
+    line: Line,
+    first: First = None,
+    last: Last = None,
+    model_version: Annotated[int | None, typer.Option(help="Instead of @champion.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score a window's images that the model has not judged yet, and publish the report."""
+    with _plain_errors():
+        from flows.score_batch import score_batch
+
+        _print_night(line, score_batch(line, _day(first), _day(last), model_version, device))
+
+
+@app.command()
+def nightly(line: Line, day: Day = None, device: Device = "auto") -> None:
+    """Ingest and score one production date: what the schedule runs."""
+    with _plain_errors():
+        from flows.nightly import nightly as nightly_flow
+
+        _print_night(line, nightly_flow(line, _day(day), device))
+
+
+def _print_night(line: str, night: "NightResult") -> None:
+    counts = night.counts
+    typer.echo(
+        f"{line}: {counts.listed} listed = {counts.scored} scored + {counts.already_scored} scored before + "
+        f"{counts.unusable} unusable + {counts.failed} failed; {counts.flagged} newly flagged; "
+        f"report {night.report_key}"
+    )
+
+
+@db_app.command()
+def upgrade() -> None:
+    """Create the report store's tables, or bring them to this software's version."""
+    with _plain_errors():
+        from tasks.report_store import ReportStore
+        from tasks.settings import Settings
+
+        store = ReportStore(Settings().store_url)
+        store.upgrade()
+    typer.echo(f"{store.url.render_as_string(hide_password=True)}: up to date")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""The flows: named steps and typed parameters; what a step does stands in `tasks`."""

@@ -1,0 +1,74 @@
+"""Flow ``score-batch``: judge a window's images with the line's champion and publish the report."""
+
+from dataclasses import dataclass
+from datetime import date
+
+from prefect import flow, runtime
+from prefect.logging import get_run_logger
+
+from tasks.accounting import RunCounts
+from tasks.fetching import in_chunks
+from tasks.listing import list_window
+from tasks.naming import name_run
+from tasks.publish import find_published, publish_report, report_folder
+from tasks.run_record import scoring_run
+from tasks.score import drop_scored, pin_model, score_shard
+from tasks.systems import open_systems
+from tasks.window import window_of
+
+
+@dataclass(frozen=True)
+class NightResult:
+    """What a night ended with.
+
+    Attributes:
+        run_id: the run that wrote the report.
+        counts: what this flow run did.
+        report_key: key of `report.html` in the bucket.
+        model_version: the version that judged.
+    """
+
+    run_id: str
+    counts: RunCounts
+    report_key: str
+    model_version: int
+
+
+@flow(name="score-batch", flow_run_name=name_run)
+def score_batch(
+    line: str,
+    window_start: date | None = None,
+    window_end: date | None = None,
+    model_version: int | None = None,
+    device: str = "auto",
+) -> NightResult:
+    """Score the images of a window that this model version has not judged yet, and publish the window's report.
+
+    The model version is resolved once and judges the whole run. Every listed image ends as scored, already scored,
+    unusable or failed. Running a finished window again scores nothing and returns the report that is there.
+
+    Args:
+        line: the line, as in `deployments/lines/<line>.toml`.
+        window_start: first production date; default yesterday where the line stands.
+        window_end: last production date, included; default the first.
+        model_version: instead of `@champion`.
+        device: `auto`, `cpu` or `cuda`.
+    """
+    logger = get_run_logger()
+    systems = open_systems(line)
+    window = window_of(systems.line.timezone, window_start, window_end)
+    model = pin_model(systems, model_version, device)
+    listing = list_window(systems, window)
+    plan = drop_scored(systems, window, listing, model)
+    before = plan.counts(strays=len(listing.strays))
+    published = None if plan.todo else find_published(systems, window, model)
+    if published is not None:
+        logger.info("%s, %s: nothing new, the report is %s", line, window, published.report_key)
+        return NightResult(published.id, before, published.report_key or "", model.version.version)
+    with scoring_run(systems, window, listing, model, before, runtime.flow_run.id or "") as run:
+        folder = report_folder(line, window, run.row.id)
+        for number, shard in enumerate(in_chunks(plan.todo, systems.line.scoring.shard_size), start=1):
+            run.counts += score_shard(systems, model, run.row.id, folder, shard, f"{line} {number}")
+        run.report_key = publish_report(systems, model, run.row, listing, run.counts)
+    logger.info("%s, %s: %s, report %s", line, window, run.counts, systems.objects.uri(run.report_key))
+    return NightResult(run.row.id, run.counts, run.report_key, model.version.version)

@@ -1,0 +1,38 @@
+"""GANomaly for visual inspection: a detector that learns from images of good parts what a good part looks like.
+
+Five lines in a notebook::
+
+    from pathlib import Path
+    from ganomaly import Detector
+    detector = Detector.fit(sorted(Path("good_parts").glob("*.png")))
+    for score in detector.score(sorted(Path("new_parts").glob("*.png"))):
+        print(score.verdict, score.normalised)
+
+This package knows no bucket, no database, no workflow engine and no registry; it reads no environment variable.
+"""
+
+from ganomaly.calibration import Calibration
+from ganomaly.config import DetectorConfig, load_config
+from ganomaly.detector import Detector, ImageScore
+from ganomaly.errors import (
+    ConfigError,
+    DetectorFileError,
+    ImageError,
+    TrainingDataError,
+    TrainingDivergedError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Calibration",
+    "ConfigError",
+    "Detector",
+    "DetectorConfig",
+    "DetectorFileError",
+    "ImageError",
+    "ImageScore",
+    "TrainingDataError",
+    "TrainingDivergedError",
+    "load_config",
+]

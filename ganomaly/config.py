@@ -1,0 +1,82 @@
+"""Everything that defines a detector before it sees an image, in one validated object or TOML file."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ganomaly.calibration import CalibrationConfig
+from ganomaly.errors import ConfigError
+from ganomaly.networks import NetworkConfig
+from ganomaly.quality import QualityGate
+from ganomaly.recipe import Recipe
+from ganomaly.scores import ScoreConfig
+from ganomaly.training import TrainingConfig
+
+
+class DetectorConfig(BaseModel):
+    """One table of a TOML file for each part of the detector; every setting has a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe = Recipe()
+    quality: QualityGate = QualityGate()
+    network: NetworkConfig = NetworkConfig()
+    training: TrainingConfig = TrainingConfig()
+    score: ScoreConfig = ScoreConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: if the file is missing, unreadable or no TOML; names the file and the place.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+
+
+def load_config(path: str | Path) -> DetectorConfig:
+    """Read a detector's configuration from a TOML file.
+
+    Raises:
+        ConfigError: for an unreadable file, an unknown key, a wrong type or a value out of range; one line for each,
+            naming file, key, value and what is allowed.
+    """
+    path = Path(path)
+    content = read_toml(path)
+    try:
+        return DetectorConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(validation_message(path, error, DetectorConfig)) from None
+
+
+def validation_message(path: Path, error: ValidationError, model: type[BaseModel]) -> str:
+    """One line for each mistake: file, key, value and what is allowed."""
+    lines = []
+    for mistake in error.errors():
+        keys = [str(part) for part in mistake["loc"]]
+        name = ".".join(keys) or "the file"
+        if mistake["type"] == "extra_forbidden":
+            allowed = ", ".join(sorted(_fields_at(model, keys[:-1])))
+            lines.append(f"{path}: {name}: there is no such key; allowed here: {allowed}")
+        elif mistake["type"] == "missing":
+            lines.append(f"{path}: {name}: is missing")
+        else:
+            message = mistake["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {name} = {mistake['input']!r}: {message[:1].lower()}{message[1:]}")
+    return "\n".join(lines)
+
+
+def _fields_at(model: type[BaseModel], keys: list[str]) -> list[str]:
+    for key in keys:
+        field = model.model_fields.get(key)
+        candidates = () if field is None else (field.annotation, *get_args(field.annotation))
+        model = next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return list(model.model_fields)

@@ -1,0 +1,316 @@
+"""The detector: networks, recipe and calibration in one object that is trained, saved, loaded and scored with."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ganomaly.calibration import Calibration
+from ganomaly.config import DetectorConfig
+from ganomaly.detector_files import SavedDetector, read_files, write_files
+from ganomaly.errors import DetectorFileError
+from ganomaly.heatmap import HeatMapStatistics
+from ganomaly.networks import build_networks
+from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_images
+from ganomaly.scores import GaussianScore, describe, paper_score, residual_map
+from ganomaly.splits import ROLES, plan_roles
+from ganomaly.training import EpochStats, to_input, train
+
+Verdict = Literal["ok", "flagged", "unusable"]
+
+SCORING_BATCH = 32
+"""Images per forward pass, always: smaller batches are padded, so that an image's score depends on no other image."""
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What the detector says about one image.
+
+    Attributes:
+        raw: anomaly score from 0 up, higher for less normal; None when unusable.
+        normalised: score in [0, 1), 0.5 at the reject limit; None when unusable.
+        p_value: share of normal images that look at least as unusual, in (0, 1]; None when unusable.
+        verdict: ``ok``, ``flagged`` or ``unusable``.
+        reason: why the image cannot be judged, one short word; None unless unusable.
+        detail: the reason with the value found and what is allowed; None unless unusable.
+    """
+
+    raw: float | None
+    normalised: float | None
+    p_value: float | None
+    verdict: Verdict
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the networks say about N prepared images.
+
+    Attributes:
+        features_nf: float32 (N, 2 D + 64), see `ganomaly.scores.describe`.
+        paper_n: float32 (N,), the paper's score.
+        residual_nhw: float32 (N, S, S), |x - x_hat|; empty (0, S, S) when not asked for.
+    """
+
+    features_nf: NDArray[np.float32]
+    paper_n: NDArray[np.float32]
+    residual_nhw: NDArray[np.float32]
+
+
+class Detector:
+    """GANomaly with its recipe and calibration.
+
+    Args:
+        config: everything that defines the detector.
+        device: ``"auto"`` (CUDA, then Apple's MPS, then CPU) or a torch device name.
+        snapshot_id: content hash of the images it is trained on, kept for the audit.
+    """
+
+    def __init__(
+        self, config: DetectorConfig | None = None, *, device: str = "auto", snapshot_id: str | None = None
+    ) -> None:
+        self.config = config or DetectorConfig()
+        self.device = pick_device(device)
+        self.snapshot_id = snapshot_id
+        self._rng = torch.Generator().manual_seed(self.config.training.seed)
+        generator, discriminator = build_networks(
+            self.config.recipe.size_px, self.config.recipe.channels, self.config.network, self._rng
+        )
+        self.generator = generator.to(self.device).eval()
+        self.discriminator = discriminator.to(self.device).eval()
+        self.gaussian: GaussianScore | None = None
+        self.heat: HeatMapStatistics | None = None
+        self.calibration: Calibration | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        images: Sequence[ImageSource],
+        *,
+        parts: Sequence[str] | None = None,
+        config: DetectorConfig | None = None,
+        device: str = "auto",
+    ) -> Self:
+        """Train and calibrate on images of good parts; those that cannot be judged are left out.
+
+        Args:
+            images: encoded bytes, paths, or arrays (H, W) or (H, W, 3) RGB of uint8 or uint16.
+            parts: part id of each image; views of one part stay on one side of the split. Default: one part each.
+            config: recipe, networks, training and calibration.
+            device: see `Detector`.
+
+        Raises:
+            TrainingDataError: if the images cannot train or calibrate the detector as asked.
+            TrainingDivergedError: if a loss is not finite.
+        """
+        detector = cls(config, device=device)
+        prepared = list(detector.prepare_all(images))
+        ids = [str(i) for i in range(len(images))] if parts is None else parts
+        roles = plan_roles(prepared, ids, detector.config.calibration, detector.config.training.seed)
+        pixels = {role: detector.stack(prepared, roles == role) for role in ROLES}
+        for _ in detector.train(pixels["train"]):
+            pass
+        detector.calibrate(np.concatenate([pixels["train"], pixels["fit"]]), pixels["calibrate"])
+        return detector
+
+    def prepare(self, image: ImageSource) -> Prepared:
+        """Decode one image, judge its quality and apply the recipe; never raises for a bad image."""
+        return prepare_image(image, self.config.recipe, self.config.quality)
+
+    def prepare_all(self, images: Sequence[ImageSource]) -> Iterator[Prepared]:
+        """Prepare images in their order, several at a time."""
+        return prepare_images(images, self.config.recipe, self.config.quality)
+
+    def train(self, images_nhwc: NDArray[np.uint8]) -> Iterator[EpochStats]:
+        """Train the networks on prepared normal images, uint8 (N, S, S, C), one epoch per value drawn.
+
+        Raises:
+            TrainingDivergedError: if a loss is not finite.
+        """
+        return train(self.generator, self.discriminator, images_nhwc, self.config.training, self._rng)
+
+    def calibrate(self, fit_nhwc: NDArray[np.uint8], calibrate_nhwc: NDArray[np.uint8]) -> None:
+        """Fit the score's statistics on normal images and the reject limit on others that training never saw.
+
+        Args:
+            fit_nhwc: prepared normal images, uint8 (N, S, S, C); those that trained the networks may be among them.
+            calibrate_nhwc: prepared normal images, uint8 (M, S, S, C), that are not among the others.
+
+        Raises:
+            TrainingDataError: if M is too small for the false-reject rate.
+        """
+        rate = self.config.calibration.false_reject_rate
+        fitted = self.examine(fit_nhwc, residuals=True)
+        held_out = self.examine(calibrate_nhwc, residuals=True)
+        self.gaussian = GaussianScore.fit(fitted.features_nf)
+        self.calibration = Calibration.fit(self._raw_scores(held_out), rate)
+        self.heat = HeatMapStatistics.fit(fitted.residual_nhw, held_out.residual_nhw, rate)
+
+    def score(self, images: Sequence[ImageSource]) -> list[ImageScore]:
+        """Judge images: encoded bytes, paths or arrays. One result for each, in their order; bad input never raises.
+
+        Raises:
+            ValueError: if the detector is not calibrated.
+        """
+        prepared = list(self.prepare_all(images))
+        scores = iter(self.score_prepared(self.stack(prepared, np.ones(len(prepared), dtype=bool))))
+        return [
+            next(scores) if p.usable else ImageScore(None, None, None, "unusable", p.reason, p.detail)
+            for p in prepared
+        ]
+
+    def score_prepared(self, images_nhwc: NDArray[np.uint8]) -> list[ImageScore]:
+        """Judge prepared images, uint8 (N, S, S, C).
+
+        Raises:
+            ValueError: if the detector is not calibrated.
+        """
+        calibration = self._calibrated()
+        raw = self.raw_scores(images_nhwc)
+        columns = (raw, calibration.normalise(raw), calibration.p_value(raw), calibration.flagged(raw))
+        return [
+            ImageScore(float(s), float(normalised), float(p), "flagged" if flagged else "ok")
+            for s, normalised, p, flagged in zip(*columns, strict=True)
+        ]
+
+    def raw_scores(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Raw anomaly scores (N,) of prepared images, uint8 (N, S, S, C)."""
+        return self._raw_scores(self.examine(images_nhwc))
+
+    def heat_maps(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Heat maps (N, S, S) of prepared images, uint8 (N, S, S, C): from 0 up, 1.0 is the map's reject limit.
+
+        Raises:
+            ValueError: if the detector is not calibrated.
+        """
+        self._calibrated()
+        assert self.heat is not None
+        return self.heat.heat(self.examine(images_nhwc, residuals=True).residual_nhw)
+
+    @torch.inference_mode()
+    def examine(self, images_nhwc: NDArray[np.uint8], *, residuals: bool = False) -> Evidence:
+        """Run the networks over prepared images, uint8 (N, S, S, C), in batches of one fixed shape."""
+        size_px = self.config.recipe.size_px
+        parts: list[tuple[Tensor, ...]] = []
+        for start in range(0, len(images_nhwc), SCORING_BATCH):
+            batch = images_nhwc[start : start + SCORING_BATCH]
+            x = to_input(_pad(batch), self.device)
+            out = self.generator(x)
+            residual = residual_map(x, out.x_hat_bchw) if residuals else x.new_empty((SCORING_BATCH, 0, 0))
+            columns = (describe(x, out), paper_score(out.z_bd, out.z_hat_bd), residual)
+            parts.append(tuple(column[: len(batch)].float().cpu() for column in columns))
+        if not parts:
+            return Evidence(
+                np.empty((0, 2 * self.config.network.latent_size + 64), np.float32),
+                np.empty(0, np.float32),
+                np.empty((0, size_px, size_px), np.float32),
+            )
+        return Evidence(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.detector_files`.
+
+        Raises:
+            ValueError: if the detector is not calibrated.
+        """
+        calibration = self._calibrated()
+        assert self.gaussian is not None
+        assert self.heat is not None
+        weights = {f"generator.{name}": tensor.cpu() for name, tensor in self.generator.state_dict().items()}
+        weights |= {f"discriminator.{name}": tensor.cpu() for name, tensor in self.discriminator.state_dict().items()}
+        statistics = {
+            "gaussian.mean": self.gaussian.mean_f,
+            "gaussian.scale": self.gaussian.scale_f,
+            "gaussian.precision_root": self.gaussian.precision_root_ff,
+            "gaussian.shrinkage": np.array(self.gaussian.shrinkage),
+            "heat.mean": self.heat.mean_hw,
+            "heat.scale": self.heat.scale_hw,
+            "heat.limit": np.array(self.heat.limit),
+            "calibration.scores": calibration.scores_n,
+        }
+        description = {
+            "config": self.config.model_dump(mode="json"),
+            "snapshot_id": self.snapshot_id,
+            "calibration_id": calibration.id,
+            "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        }
+        tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in statistics.items()}
+        write_files(Path(folder), SavedDetector(description, weights, tensors))
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
+        """Read a saved detector; executes no code from its files.
+
+        Raises:
+            DetectorFileError: if a file is missing, was altered, or is of a newer format.
+        """
+        saved = read_files(Path(folder))
+        try:
+            config = DetectorConfig.model_validate(saved.description["config"])
+            detector = cls(config, device=device, snapshot_id=saved.description["snapshot_id"])
+            detector._restore(saved)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise DetectorFileError(f"{folder}: the files do not make a detector: {error}") from error
+        return detector
+
+    def _restore(self, saved: SavedDetector) -> None:
+        for prefix, network in (("generator.", self.generator), ("discriminator.", self.discriminator)):
+            state = {name.removeprefix(prefix): t for name, t in saved.weights.items() if name.startswith(prefix)}
+            network.load_state_dict(state, strict=True)
+        numbers = {name: tensor.numpy() for name, tensor in saved.calibration.items()}
+        self.gaussian = GaussianScore(
+            numbers["gaussian.mean"],
+            numbers["gaussian.scale"],
+            numbers["gaussian.precision_root"],
+            float(numbers["gaussian.shrinkage"]),
+        )
+        self.heat = HeatMapStatistics(numbers["heat.mean"], numbers["heat.scale"], float(numbers["heat.limit"]))
+        self.calibration = Calibration(numbers["calibration.scores"], self.config.calibration.false_reject_rate)
+        if self.calibration.id != saved.description["calibration_id"]:
+            raise ValueError(f"calibration id is {self.calibration.id}, recorded {saved.description['calibration_id']}")
+
+    def stack(self, prepared: Sequence[Prepared], chosen: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Pixels of the chosen images that are usable as one array, uint8 (N, S, S, C)."""
+        pixels = [image.pixels for image, take in zip(prepared, chosen, strict=True) if take and image.usable]
+        size_px, channels = self.config.recipe.size_px, self.config.recipe.channels
+        return np.array(pixels, dtype=np.uint8).reshape(-1, size_px, size_px, channels)
+
+    def _raw_scores(self, evidence: Evidence) -> NDArray[np.float64]:
+        if self.config.score.method == "paper":
+            return evidence.paper_n.astype(np.float64)
+        if self.gaussian is None:
+            raise ValueError("the detector is not calibrated: call calibrate() or load a calibrated one")
+        return self.gaussian.score(evidence.features_nf)
+
+    def _calibrated(self) -> Calibration:
+        if self.calibration is None:
+            raise ValueError("the detector is not calibrated: call calibrate() or load a calibrated one")
+        return self.calibration
+
+
+def pick_device(name: str) -> torch.device:
+    """Resolve ``"auto"`` to CUDA, Apple's MPS or the CPU.
+
+    Raises:
+        ValueError: for a name that torch does not know or a device that is not there.
+    """
+    if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device = {name!r}: not usable here ({error}); use auto, cpu or cuda") from error
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _pad(batch_bhwc: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    missing = SCORING_BATCH - len(batch_bhwc)
+    return np.pad(batch_bhwc, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else batch_bhwc

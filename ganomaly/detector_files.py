@@ -1,0 +1,105 @@
+"""The saved form of a detector: a folder of one JSON and two safetensors files. Nothing in it is executable.
+
+    detector.json             configuration, snapshot id, versions, and the SHA-256 of the two other files
+    weights.safetensors       generator and discriminator
+    calibration.safetensors   statistics of the score and the heat map, calibration scores
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ganomaly.errors import DetectorFileError
+
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "detector.json"
+WEIGHTS_FILE = "weights.safetensors"
+CALIBRATION_FILE = "calibration.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedDetector:
+    """The content of a detector's folder.
+
+    Attributes:
+        description: what ``detector.json`` holds besides format and hashes, JSON types only.
+        weights: state of the networks by name.
+        calibration: statistics and calibration scores by name.
+    """
+
+    description: Mapping[str, Any]
+    weights: Mapping[str, Tensor]
+    calibration: Mapping[str, Tensor]
+
+
+def write_files(folder: Path, saved: SavedDetector) -> None:
+    """Write the three files; ``detector.json`` last, so that an interrupted save is never taken for a whole one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
+    hashes = {}
+    for name, tensors in ((WEIGHTS_FILE, saved.weights), (CALIBRATION_FILE, saved.calibration)):
+        data = save_tensors({key: tensor.contiguous() for key, tensor in tensors.items()})
+        (folder / name).write_bytes(data)
+        hashes[name] = hashlib.sha256(data).hexdigest()
+    document = {"format_version": FORMAT_VERSION, "sha256": hashes, **saved.description}
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_files(folder: Path) -> SavedDetector:
+    """Read and check the three files.
+
+    Raises:
+        DetectorFileError: if a file is missing, unreadable, altered, or of a newer format; names it.
+    """
+    document = _read_description(folder / DESCRIPTION_FILE)
+    tensors = [_read_tensors(folder / name, document["sha256"].get(name)) for name in (WEIGHTS_FILE, CALIBRATION_FILE)]
+    description = {key: value for key, value in document.items() if key not in ("format_version", "sha256")}
+    return SavedDetector(description, *tensors)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(_read(path))
+    except ValueError as error:
+        raise DetectorFileError(f"{path}: is no valid JSON ({error}): the detector is damaged, save it again") from error
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if not isinstance(version, int) or not isinstance(document.get("sha256"), dict):
+        raise DetectorFileError(f"{path}: has no format_version or sha256: this is no detector")
+    if version > FORMAT_VERSION:
+        raise DetectorFileError(
+            f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest that this version of "
+            "ganomaly reads: upgrade it"
+        )
+    return document
+
+
+def _read_tensors(path: Path, expected_sha256: object) -> dict[str, Tensor]:
+    data = _read(path)
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected_sha256:
+        raise DetectorFileError(
+            f"{path}: SHA-256 is {found}, but {DESCRIPTION_FILE} records {expected_sha256}: the file was altered or "
+            "copied incompletely; fetch the detector again"
+        )
+    try:
+        return load_tensors(data)
+    except SafetensorError as error:
+        raise DetectorFileError(f"{path}: is no valid safetensors file ({error})") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DetectorFileError(
+            f"{path}: cannot be read ({error.strerror or error}): a detector is a folder of {DESCRIPTION_FILE}, "
+            f"{WEIGHTS_FILE} and {CALIBRATION_FILE}"
+        ) from error

@@ -1,0 +1,178 @@
+"""The networks of GANomaly (arXiv 1805.06725, section 3.2 and figure 2): encoder, decoder, generator, discriminator.
+
+Plain modules: they know no loss, no data and no score. Shape suffixes on tensor names:
+b batch, c channels, h height, w width, d latent size.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+MIN_SIZE_PX = 32
+SIZE_STEP_PX = 16
+
+
+class NetworkConfig(BaseModel):
+    """Sizes of the networks; the defaults are the paper's (section 4.2 and the authors' settings)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latent_size: int = Field(100, ge=1, le=4096, description="length of the latent vectors z and z_hat")
+    features: int = Field(64, ge=4, le=512, description="channels after the first convolution; doubled at each halving")
+    decoder_activation: Literal["relu", "leaky_relu"] = Field(
+        "relu", description="the paper uses ReLU in the decoder; some published notes say leaky ReLU"
+    )
+
+
+class GeneratorOutput(NamedTuple):
+    """What one pass through the generator and its second encoder yields."""
+
+    x_hat_bchw: Tensor
+    z_bd: Tensor
+    z_hat_bd: Tensor
+
+
+def pyramid_sides(size_px: int) -> list[int]:
+    """Sides of the feature maps from the first convolution down to the one that the last convolution spans.
+
+    Each step halves the side, until it is 4 or odd: 64 gives [32, 16, 8, 4] and 80 gives [40, 20, 10, 5].
+
+    Raises:
+        ValueError: if ``size_px`` is not a multiple of 16 from 32 up.
+    """
+    if size_px < MIN_SIZE_PX or size_px % SIZE_STEP_PX:
+        raise ValueError(f"size_px = {size_px}: must be a multiple of {SIZE_STEP_PX} from {MIN_SIZE_PX} up")
+    sides = [size_px // 2]
+    while sides[-1] > 4 and sides[-1] % 2 == 0:
+        sides.append(sides[-1] // 2)
+    return sides
+
+
+class FeaturePyramid(nn.Sequential):
+    """Strided convolutions with leaky ReLU: (B, C, S, S) to (B, features * 2^k, side, side)."""
+
+    def __init__(self, size_px: int, channels: int, features: int) -> None:
+        sides = pyramid_sides(size_px)
+        layers: list[nn.Module] = [nn.Conv2d(channels, features, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        for _ in sides[1:]:
+            layers += [
+                nn.Conv2d(features, 2 * features, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(2 * features),
+                nn.LeakyReLU(0.2),
+            ]
+            features *= 2
+        super().__init__(*layers)
+        self.out_channels = features
+        self.out_side_px = sides[-1]
+
+
+class Encoder(nn.Module):
+    """G_E and E: (B, C, S, S) in [-1, 1] to latent vectors (B, D)."""
+
+    def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.pyramid = FeaturePyramid(size_px, channels, config.features)
+        self.to_latent = nn.Conv2d(
+            self.pyramid.out_channels, config.latent_size, self.pyramid.out_side_px, bias=False
+        )
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """Encode images (B, C, S, S) as latent vectors (B, D)."""
+        z_bd: Tensor = self.to_latent(self.pyramid(x_bchw)).flatten(1)
+        return z_bd
+
+
+class Decoder(nn.Module):
+    """G_D: latent vectors (B, D) to images (B, C, S, S) in [-1, 1]."""
+
+    def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        sides = pyramid_sides(size_px)
+        features = config.features * 2 ** (len(sides) - 1)
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(config.latent_size, features, sides[-1], bias=False),
+            nn.BatchNorm2d(features),
+            self._activation(config),
+        ]
+        for _ in sides[1:]:
+            layers += [
+                nn.ConvTranspose2d(features, features // 2, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(features // 2),
+                self._activation(config),
+            ]
+            features //= 2
+        layers += [nn.ConvTranspose2d(features, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    @staticmethod
+    def _activation(config: NetworkConfig) -> nn.Module:
+        return nn.ReLU() if config.decoder_activation == "relu" else nn.LeakyReLU(0.2)
+
+    def forward(self, z_bd: Tensor) -> Tensor:
+        """Decode latent vectors (B, D) into images (B, C, S, S)."""
+        x_bchw: Tensor = self.layers(z_bd[:, :, None, None])
+        return x_bchw
+
+
+class Generator(nn.Module):
+    """G with the second encoder E: x to z to x_hat to z_hat (figure 2, the upper and right-hand networks)."""
+
+    def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(size_px, channels, config)
+        self.decoder = Decoder(size_px, channels, config)
+        self.second_encoder = Encoder(size_px, channels, config)
+
+    def forward(self, x_bchw: Tensor) -> GeneratorOutput:
+        """Reconstruct images (B, C, S, S) and encode the reconstruction again."""
+        z_bd = self.encoder(x_bchw)
+        x_hat_bchw = self.decoder(z_bd)
+        return GeneratorOutput(x_hat_bchw, z_bd, self.second_encoder(x_hat_bchw))
+
+
+class DiscriminatorOutput(NamedTuple):
+    """Real-or-fake logits (B,) and the feature map f of the last hidden layer (B, F, side, side)."""
+
+    logits_b: Tensor
+    features_bchw: Tensor
+
+
+class Discriminator(nn.Module):
+    """D of DCGAN; its last hidden layer is the feature map f that the adversarial loss matches (equation 2)."""
+
+    def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.pyramid = FeaturePyramid(size_px, channels, config.features)
+        self.to_logit = nn.Conv2d(self.pyramid.out_channels, 1, self.pyramid.out_side_px, bias=False)
+
+    def forward(self, x_bchw: Tensor) -> DiscriminatorOutput:
+        """Judge images (B, C, S, S) in [-1, 1]."""
+        features_bchw = self.pyramid(x_bchw)
+        return DiscriminatorOutput(self.to_logit(features_bchw).flatten(), features_bchw)
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights anew as DCGAN does: convolutions N(0, 0.02), batch norm N(1, 0.02) with bias 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+            nn.init.normal_(layer.weight, 1.0, 0.02, generator=generator)
+
+
+def build_networks(
+    size_px: int, channels: int, config: NetworkConfig, generator: torch.Generator
+) -> tuple[Generator, Discriminator]:
+    """Build generator and discriminator with weights drawn from ``generator`` (a CPU generator).
+
+    The global random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        networks = Generator(size_px, channels, config), Discriminator(size_px, channels, config)
+    for network in networks:
+        initialise(network, generator)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return networks

@@ -1,0 +1,89 @@
+"""Anomaly scores: from what the trained generator yields for an image to one number, higher for less normal.
+
+`paper_score` is the paper's latent distance (equation 6). `GaussianScore` is the default: a Gaussian fitted on normal
+images over everything the generator says about an image, which weighs each direction by how much it varies among
+normal images instead of averaging noise and signal alike.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody uses
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from sklearn.covariance import ledoit_wolf
+from torch import Tensor
+
+from ganomaly.networks import GeneratorOutput
+
+RESIDUAL_GRID = 8
+
+
+class ScoreConfig(BaseModel):
+    """Which score a detector flags with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["gaussian", "paper"] = Field(
+        "gaussian",
+        description="gaussian: Mahalanobis distance over z, z - z_hat and the residual; paper: mean |z - z_hat|",
+    )
+
+
+def paper_score(z_bd: Tensor, z_hat_bd: Tensor) -> Tensor:
+    """A(x) = ||z - z_hat||_1 / D (equation 6), (B,): latent vectors (B, D) in, the mean over D out."""
+    return (z_bd - z_hat_bd).abs().mean(1)
+
+
+def residual_map(x_bchw: Tensor, x_hat_bchw: Tensor) -> Tensor:
+    """|x - x_hat| averaged over the channels: (B, S, S) in [0, 2]."""
+    return (x_bchw - x_hat_bchw).abs().mean(1)
+
+
+def describe(x_bchw: Tensor, out: GeneratorOutput) -> Tensor:
+    """Everything the Gaussian score looks at, (B, 2 D + 64): z, z - z_hat, the mean residual in 8 x 8 fields."""
+    fields_bf = F.adaptive_avg_pool2d(residual_map(x_bchw, out.x_hat_bchw)[:, None], RESIDUAL_GRID).flatten(1)
+    return torch.cat([out.z_bd, out.z_bd - out.z_hat_bd, fields_bf], dim=1)
+
+
+@dataclass(frozen=True)
+class GaussianScore:
+    """A Gaussian over feature vectors of normal images, with Ledoit-Wolf shrinkage of the standardised covariance.
+
+    Attributes:
+        mean_f: float64 (F,), mean of the features.
+        scale_f: float64 (F,), their standard deviation.
+        precision_root_ff: float64 (F, F), R with R^T R = inverse covariance of the standardised features.
+        shrinkage: weight in [0, 1] that Ledoit-Wolf gave to the identity.
+    """
+
+    mean_f: NDArray[np.float64]
+    scale_f: NDArray[np.float64]
+    precision_root_ff: NDArray[np.float64]
+    shrinkage: float
+
+    @classmethod
+    def fit(cls, features_nf: NDArray[np.floating]) -> Self:
+        """Fit on the features (N, F) of normal images, N from 2 up.
+
+        Raises:
+            ValueError: with fewer than two images.
+        """
+        if len(features_nf) < 2:
+            raise ValueError(f"the score's statistics need at least 2 normal images, got {len(features_nf)}")
+        features = features_nf.astype(np.float64)
+        mean = features.mean(0)
+        scale = np.maximum(features.std(0), 1e-8)
+        covariance, shrinkage = ledoit_wolf((features - mean) / scale, assume_centered=True)
+        root = np.linalg.inv(np.linalg.cholesky(covariance))
+        return cls(mean, scale, root, float(shrinkage))
+
+    def score(self, features_nf: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Mahalanobis distance over sqrt(F), (N,): about 1 for an image like those fitted on."""
+        standardised = (features_nf.astype(np.float64) - self.mean_f) / self.scale_f
+        # einsum: unlike a BLAS product it sums one row the same way whatever the number of rows
+        whitened = np.einsum("nf,gf->ng", standardised, self.precision_root_ff)
+        distance: NDArray[np.float64] = np.sqrt(np.einsum("ng,ng->n", whitened, whitened) / features_nf.shape[1])
+        return distance

@@ -1,0 +1,12 @@
+"""Runs the migrations on the connection that `tasks.report_store` hands over; it reads no environment.
+
+A new migration: change the tables in `tasks/report_store.py`, write the next file in `versions/` (template
+`script.py.mako`), and run the store's tests, which compare the two.
+"""
+
+from alembic import context
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,71 @@
+"""From listed images to prepared ones: fetch from the bucket, decode, judge the quality, apply the recipe."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ganomaly.preparation import Prepared, prepare_image
+from ganomaly.quality import QualityGate
+from ganomaly.recipe import Recipe
+from tasks.listing import ListedImage
+from tasks.object_store import ObjectStore, ObjectStoreError
+
+
+@dataclass(frozen=True)
+class FetchedImage:
+    """An image that was read from the bucket, whether or not it is fit to judge."""
+
+    image: ListedImage
+    data: bytes
+    prepared: Prepared
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the object's bytes, hexadecimal."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """An image that could not be read although it was listed: ``vanished``, ``changed`` or ``fetch_failed``."""
+
+    image: ListedImage
+    reason: str
+    detail: str
+
+
+def fetch_images(
+    objects: ObjectStore, images: Sequence[ListedImage], recipe: Recipe, gate: QualityGate, *, threads: int
+) -> Iterator[FetchedImage | FailedImage]:
+    """Fetch and prepare images in their order, several at a time; nothing that is wrong with one is raised."""
+
+    def fetch(image: ListedImage) -> FetchedImage | FailedImage:
+        try:
+            data = objects.get(image.key, image.etag)
+        except ObjectStoreError as error:
+            return FailedImage(image, error.reason, str(error))
+        return FetchedImage(image, data, prepare_image(data, recipe, gate))
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+        yield from pool.map(fetch, images)
+
+
+def split_failed(
+    results: Iterable[FetchedImage | FailedImage],
+) -> tuple[list[FetchedImage], list[FailedImage]]:
+    """Separate what was read from what was not."""
+    fetched: list[FetchedImage] = []
+    failed: list[FailedImage] = []
+    for result in results:
+        if isinstance(result, FetchedImage):
+            fetched.append(result)
+        else:
+            failed.append(result)
+    return fetched, failed
+
+
+def in_chunks(images: Sequence[ListedImage], size: int) -> Iterator[Sequence[ListedImage]]:
+    """Cut a sequence into pieces of ``size``, the last one shorter."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size]

@@ -1,0 +1,101 @@
+"""Write the night's report to the bucket: scores.parquet, flagged.csv, report.html."""
+
+from datetime import UTC, datetime
+
+import pandas as pd
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from ganomaly.preparation import read_image
+from tasks.accounting import RunCounts
+from tasks.listing import RETRY_DELAYS_S, Listing
+from tasks.object_store import ObjectStoreError
+from tasks.report import NightReport, Picture, flagged_csv, night_markdown, report_html, scores_parquet
+from tasks.report_store import ScoringRun
+from tasks.score import PinnedModel, encode_jpeg
+from tasks.systems import Systems
+from tasks.window import Window
+
+MAX_PICTURES = 60
+
+
+def report_folder(line: str, window: Window, run_id: str) -> str:
+    """Key prefix of a run's report: ``reports/<line>/<last date of the window>/<run>``."""
+    return f"reports/{line}/{window.end}/{run_id}"
+
+
+@task(name="publish-report", retries=3, retry_delay_seconds=RETRY_DELAYS_S, cache_policy=NO_CACHE, persist_result=False)
+def publish_report(
+    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, counts: RunCounts
+) -> str:
+    """Render the report of a run's window and write it to the bucket and, as a table, to the Prefect UI; gives its key."""
+    window = Window(run.window_start, run.window_end)
+    report = night_report(systems, model, run, listing, counts)
+    folder = report_folder(run.line, window, run.id)
+    systems.objects.put(f"{folder}/scores.parquet", scores_parquet(report), "application/vnd.apache.parquet")
+    systems.objects.put(f"{folder}/flagged.csv", flagged_csv(report).encode(), "text/csv; charset=utf-8")
+    html = report_html(report, max_pictures=MAX_PICTURES)
+    key = f"{folder}/report.html"
+    systems.objects.put(key, html.encode(), "text/html; charset=utf-8")
+    create_markdown_artifact(night_markdown(report), key=f"night-{run.line}", description=f"{run.line}, {window}")
+    return key
+
+
+def find_published(systems: Systems, window: Window, model: PinnedModel) -> ScoringRun | None:
+    """The newest complete run that wrote a report for exactly this window and model version."""
+    return systems.store.latest_report(
+        systems.line.line, window.start, window.end, model.version.version, model.calibration_id
+    )
+
+
+def night_report(
+    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, counts: RunCounts
+) -> NightReport:
+    """Gather what the report of a run says: all verdicts of its model version on what the window's listing holds."""
+    calibration = model.detector.calibration
+    assert calibration is not None
+    scores = systems.store.scores_of_window(
+        run.line, run.window_start, run.window_end, run.model_version, run.calibration_id
+    )
+    present = {(image.key, image.etag) for image in listing.images}
+    scores = scores[[pair in present for pair in zip(scores["key"], scores["etag"], strict=True)]]
+    line = systems.line
+    return NightReport(
+        line=line.line,
+        description=line.description,
+        timezone=line.timezone,
+        window_start=run.window_start,
+        window_end=run.window_end,
+        run_id=run.id,
+        started_at=run.started_at,
+        finished_at=datetime.now(UTC),
+        model_name=run.model_name,
+        model_version=run.model_version,
+        calibration_id=run.calibration_id,
+        snapshot_id=run.snapshot_id,
+        code_version=run.code_version,
+        recipe_summary=model.detector.config.recipe.summary,
+        promised_false_reject_rate=calibration.false_reject_rate,
+        calibration_images=calibration.n_images,
+        reject_limit_raw=calibration.limit,
+        counts=counts,
+        scores=scores,
+        failures=systems.store.failures_of_run(run.id),
+        pictures=_pictures(systems, scores[scores["verdict"] == "flagged"].head(MAX_PICTURES)),
+        attribution=line.attribution or None,
+    )
+
+
+def _pictures(systems: Systems, flagged: pd.DataFrame) -> dict[str, Picture]:
+    """The pictures of flagged images by key; one that has vanished since is left out."""
+    pictures: dict[str, Picture] = {}
+    for row in flagged.itertuples():
+        if row.heat_map_key is None:
+            continue
+        try:
+            image = encode_jpeg(read_image(systems.objects.get(row.key, row.etag)))
+            pictures[row.key] = Picture(image, systems.objects.get(row.heat_map_key))
+        except (ObjectStoreError, ValueError):
+            continue
+    return pictures

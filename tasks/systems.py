@@ -1,0 +1,38 @@
+"""The outside systems of one line, opened once by a flow and handed to its tasks."""
+
+from dataclasses import dataclass
+
+from tasks.lines import LineConfig, load_line
+from tasks.model_registry import ModelRegistry
+from tasks.object_store import ObjectStore
+from tasks.report_store import ReportStore
+from tasks.settings import Settings
+
+
+@dataclass(frozen=True)
+class Systems:
+    """A line, where its images are, where its results go and where its models are kept."""
+
+    settings: Settings
+    line: LineConfig
+    objects: ObjectStore
+    store: ReportStore
+    registry: ModelRegistry
+
+
+def open_systems(line: str) -> Systems:
+    """Read the settings and the line's file and open what they name.
+
+    Raises:
+        ConfigError: for a wrong setting or line file.
+        SchemaError: if the report store's tables are older or newer than the code.
+    """
+    settings = Settings()
+    config = load_line(line, settings.lines_dir)
+    store = ReportStore(settings.store_url)
+    store.prepare()
+    objects = ObjectStore(
+        settings.bucket, settings.s3_endpoint_url, max_connections=max(16, config.scoring.fetch_threads)
+    )
+    registry = ModelRegistry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
+    return Systems(settings, config, objects, store, registry)

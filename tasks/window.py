@@ -1,0 +1,43 @@
+"""The production dates that one run covers."""
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+
+@dataclass(frozen=True)
+class Window:
+    """Production dates from ``start`` to ``end``, both included."""
+
+    start: date
+    end: date
+
+    def __post_init__(self) -> None:
+        """Refuse a window that ends before it starts.
+
+        Raises:
+            ValueError: naming both dates.
+        """
+        if self.end < self.start:
+            raise ValueError(f"the window ends on {self.end}, before it starts on {self.start}")
+
+    def __contains__(self, day: date) -> bool:
+        return self.start <= day <= self.end
+
+    def __str__(self) -> str:
+        return str(self.start) if self.start == self.end else f"{self.start} to {self.end}"
+
+
+def last_production_date(timezone: str, now: datetime | None = None) -> date:
+    """Yesterday where the line stands: the production that a nightly run judges when it is given no date."""
+    return ((now or datetime.now(UTC)).astimezone(ZoneInfo(timezone)) - timedelta(days=1)).date()
+
+
+def window_of(timezone: str, first: date | None, last: date | None) -> Window:
+    """The window from optional dates: none means yesterday, one means that day."""
+    day = last_production_date(timezone) if first is None and last is None else None
+    start = first or last or day
+    end = last or first or day
+    assert start is not None
+    assert end is not None
+    return Window(start, end)

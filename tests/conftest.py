@@ -1,0 +1,118 @@
+"""Real outside systems for the tests: one S3 server and one PostgreSQL cluster per session, fresh contents per test."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import sqlalchemy as sa
+
+from infra.local_s3 import LocalS3
+from tasks.object_store import ObjectStore
+from tasks.report_store import ReportStore
+
+POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
+    """A running S3 server over an empty folder."""
+    with LocalS3(tmp_path_factory.mktemp("s3") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def environment(s3: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Point `Settings()` and boto3 to the S3 server, and everything else below `tmp_path`; gives the bucket's name.
+
+    Line files are read from `tmp_path/lines`, which is empty. Child processes inherit all of it.
+    """
+    for name in [name for name in os.environ if name.startswith(("INSPECTION_", "AWS_"))]:
+        monkeypatch.delenv(name)
+    bucket = f"test-{uuid4().hex[:12]}"
+    (tmp_path / "lines").mkdir()
+    ours = {
+        **s3.environment(),
+        "INSPECTION_BUCKET": bucket,
+        "INSPECTION_WORK_DIR": str(tmp_path),
+        "INSPECTION_STORE_URL": f"sqlite:///{tmp_path}/inspection.db",
+        "INSPECTION_MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+        "INSPECTION_MLFLOW_ARTIFACT_ROOT": str(tmp_path / "mlartifacts"),
+        "INSPECTION_LINES_DIR": str(tmp_path / "lines"),
+    }
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    return bucket
+
+
+@pytest.fixture
+def bucket(environment: str, s3: LocalS3) -> Iterator[ObjectStore]:
+    """A fresh, empty bucket, to which `Settings()` points."""
+    with ObjectStore(environment, s3.endpoint_url) as objects:
+        objects.create_bucket_if_missing()
+        yield objects
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ReportStore]:
+    """A fresh report store on SQLite; the one that `Settings()` names where `bucket` is used too."""
+    with ReportStore(f"sqlite:///{tmp_path}/inspection.db") as store:
+        store.prepare()
+        yield store
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a throw-away PostgreSQL cluster; skips where the server is not installed."""
+    programs = _postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL's initdb and postgres are not installed")
+    # not below pytest's folder, which only the user who runs the tests may enter: the server refuses to run as root
+    folder = Path(tempfile.mkdtemp(prefix="inspection-pg-"))
+    user = _server_user(folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    init = [programs / "initdb", "-D", folder / "data", "-U", "inspection", "-A", "trust", "-E", "UTF8", "--locale=C"]
+    subprocess.run([*init, "--no-sync"], check=True, capture_output=True, cwd=folder, **user)
+    control = [programs / "pg_ctl", "-D", folder / "data", "-w"]
+    options = f"-h 127.0.0.1 -p {port} -k {folder} -F"
+    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], check=True, cwd=folder, **user)
+    try:
+        yield f"postgresql+psycopg://inspection@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, cwd=folder, **user)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """The URL of a fresh, empty PostgreSQL database."""
+    name = f"test_{uuid4().hex[:12]}"
+    engine = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        yield sa.make_url(postgres_server).set(database=name).render_as_string(hide_password=False)
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
+
+
+def _postgres_programs() -> Path | None:
+    on_path = shutil.which("initdb")
+    folders = [Path(on_path).parent] if on_path else []
+    for pattern in POSTGRES_FOLDERS:
+        folders += sorted(Path("/").glob(pattern.removeprefix("/")), reverse=True)
+    return next((folder for folder in folders if (folder / "pg_ctl").is_file()), None)
+
+
+def _server_user(folder: Path) -> dict[str, object]:
+    """As root, another user for the server, who then owns its folder."""
+    if os.geteuid() != 0:
+        return {}
+    shutil.chown(folder, "nobody")
+    return {"user": "nobody", "extra_groups": []}
