@@ -3,8 +3,8 @@
 2,624 electroluminescence images of real cells (Buerhop-Lutz et al. 2018; Deitsch et al. 2019, 2021; CC BY-NC-SA 4.0),
 each with the probability of a defect that experts gave it. The cells are dealt out over seven days in the order of the
 data set, in which cells of one solar module stand together, so that every day makes cells of every module; the last day
-gets a larger share, so that its rates mean something. The plant's own list of normal images names cells of the first six
-days with probability 0: nothing else is ever trained on. A few frames of a broken camera are added to the last day.
+gets a larger share, so that its rates mean something. The plant's own list of normal images names cells of the first
+six days with probability 0: nothing else is ever trained on. A few frames of a broken camera are added to the last day.
 """
 
 import csv

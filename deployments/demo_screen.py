@@ -96,7 +96,9 @@ def print_summary(console: Console, summaries: dict[str, LineSummary], folder: P
         console.print(f"  {found.report}", soft_wrap=True, highlight=False)
     console.print("\n[bold]MLflow[/] (runs, figures, the registered models): http://127.0.0.1:5000 after")
     console.print(
-        f"  .venv/bin/mlflow ui --port 5000 --backend-store-uri sqlite:///{folder}/mlflow.db", soft_wrap=True, highlight=False
+        f"  .venv/bin/mlflow ui --port 5000 --backend-store-uri sqlite:///{folder}/mlflow.db",
+        soft_wrap=True,
+        highlight=False,
     )
     console.print("[bold]Prefect[/] (flow runs, progress, the night's table): http://127.0.0.1:4200 after")
     console.print(

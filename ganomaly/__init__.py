@@ -11,16 +11,20 @@ Five lines in a notebook::
 This package knows no bucket, no database, no workflow engine and no registry; it reads no environment variable.
 """
 
-from ganomaly.calibration import Calibration
-from ganomaly.config import DetectorConfig, load_config
-from ganomaly.detector import Detector, ImageScore
-from ganomaly.errors import (
-    ConfigError,
-    DetectorFileError,
-    ImageError,
-    TrainingDataError,
-    TrainingDivergedError,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ganomaly.calibration import Calibration
+    from ganomaly.config import DetectorConfig, load_config
+    from ganomaly.detector import Detector, ImageScore
+    from ganomaly.errors import (
+        ConfigError,
+        DetectorFileError,
+        ImageError,
+        TrainingDataError,
+        TrainingDivergedError,
+    )
 
 __version__ = "0.1.0"
 
@@ -36,3 +40,23 @@ __all__ = [
     "TrainingDivergedError",
     "load_config",
 ]
+
+_MODULES = {
+    "Calibration": "calibration",
+    "ConfigError": "errors",
+    "Detector": "detector",
+    "DetectorConfig": "config",
+    "DetectorFileError": "errors",
+    "ImageError": "errors",
+    "ImageScore": "detector",
+    "TrainingDataError": "errors",
+    "TrainingDivergedError": "errors",
+    "load_config": "config",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: `ganomaly --help` need not wait for torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""From a raw score to a verdict: conformal p-value, reject limit and normalised score, fitted on held-out normal images.
+"""From a raw score to a verdict: conformal p-value, reject limit, normalised score; fitted on held-out normal images.
 
 For exchangeable images the p-value p = (1 + #{c_i >= s}) / (n + 1) of a good part is at most alpha with probability at
 most alpha, whatever the score and the network (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World").
@@ -118,8 +118,8 @@ class Calibration:
         return p
 
     def flagged(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Whether raw scores (m,) exceed the limit; the same as p <= alpha."""
-        return np.asarray(scores, dtype=np.float64) > self.limit
+        """Whether raw scores (m,) exceed the limit; the same as p <= alpha. What is not a number is flagged."""
+        return ~(np.asarray(scores, dtype=np.float64) <= self.limit)
 
     def normalise(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Normalised scores in [0, 1): r / (1 + r) with r = max(0, s - lowest) / (limit - lowest); 0.5 is the limit."""

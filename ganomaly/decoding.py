@@ -46,7 +46,8 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Pixels:
     measured in a viewer, the heat map and the report agree. Floating point and signed pixels are refused: they have no
     white that they could be scaled by.
 
-    OpenCV may write a line about a broken file to stderr; an application that minds calls `cv2.setLogLevel(0)`.
+    OpenCV may write a line about a broken file to stderr; an application that minds calls
+    `cv2.utils.logging.setLogLevel(0)`.
 
     Args:
         data: the whole file.

@@ -161,8 +161,7 @@ class Detector:
         prepared = list(self.prepare_all(images))
         scores = iter(self.score_prepared(self.stack(prepared, np.ones(len(prepared), dtype=bool))))
         return [
-            next(scores) if p.usable else ImageScore(None, None, None, "unusable", p.reason, p.detail)
-            for p in prepared
+            next(scores) if p.usable else ImageScore(None, None, None, "unusable", p.reason, p.detail) for p in prepared
         ]
 
     def score_prepared(self, images_nhwc: NDArray[np.uint8]) -> list[ImageScore]:
@@ -249,7 +248,9 @@ class Detector:
 
         Raises:
             DetectorFileError: if a file is missing, was altered, or is of a newer format.
+            ValueError: for a device that is not there.
         """
+        pick_device(device)  # here: below, its error would be taken for one of the files
         saved = read_files(Path(folder))
         try:
             config = DetectorConfig.model_validate(saved.description["config"])

@@ -1,8 +1,8 @@
 """The saved form of a detector: a folder of one JSON and two safetensors files. Nothing in it is executable.
 
-    detector.json             configuration, snapshot id, versions, and the SHA-256 of the two other files
-    weights.safetensors       generator and discriminator
-    calibration.safetensors   statistics of the score and the heat map, calibration scores
+- detector.json: configuration, snapshot id, versions, and the SHA-256 of all three (its own without the hashes)
+- weights.safetensors: generator and discriminator
+- calibration.safetensors: statistics of the score and the heat map, calibration scores
 """
 
 import hashlib
@@ -49,7 +49,8 @@ def write_files(folder: Path, saved: SavedDetector) -> None:
         data = save_tensors({key: tensor.contiguous() for key, tensor in tensors.items()})
         (folder / name).write_bytes(data)
         hashes[name] = hashlib.sha256(data).hexdigest()
-    document = {"format_version": FORMAT_VERSION, "sha256": hashes, **saved.description}
+    document: dict[str, Any] = {"format_version": FORMAT_VERSION, **saved.description}
+    document["sha256"] = {**hashes, DESCRIPTION_FILE: _content_sha256(document)}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -67,9 +68,9 @@ def read_files(folder: Path) -> SavedDetector:
 
 def _read_description(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(_read(path))
+        document: dict[str, Any] = json.loads(_read(path))
     except ValueError as error:
-        raise DetectorFileError(f"{path}: is no valid JSON ({error}): the detector is damaged, save it again") from error
+        raise DetectorFileError(f"{path}: is no valid JSON ({error}): damaged, fetch the detector again") from None
     version = document.get("format_version") if isinstance(document, dict) else None
     if not isinstance(version, int) or not isinstance(document.get("sha256"), dict):
         raise DetectorFileError(f"{path}: has no format_version or sha256: this is no detector")
@@ -78,7 +79,14 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest that this version of "
             "ganomaly reads: upgrade it"
         )
+    if document["sha256"].get(DESCRIPTION_FILE) != _content_sha256(document):
+        raise DetectorFileError(f"{path}: was altered after it was saved (by its SHA-256); fetch the detector again")
     return document
+
+
+def _content_sha256(document: Mapping[str, Any]) -> str:
+    content = {key: value for key, value in document.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _read_tensors(path: Path, expected_sha256: object) -> dict[str, Tensor]:

@@ -18,7 +18,10 @@ FAINTEST = 0.5
 def smooth(residual_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
     """Blur residual maps (N, S, S) with a Gaussian of S / 32 pixels: single pixels are noise."""
     sigma = max(1.0, residual_nhw.shape[-1] / 32)
-    return np.stack([cv2.GaussianBlur(residual, (0, 0), sigma) for residual in residual_nhw])
+    smoothed = np.empty_like(residual_nhw)
+    for residual, target in zip(residual_nhw, smoothed, strict=True):
+        target[:] = cv2.GaussianBlur(residual, (0, 0), sigma)
+    return smoothed
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class HeatMapStatistics:
     def heat(self, residual_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
         """Heat maps (N, S, S) from 0 up of residuals (N, S, S); 1.0 is the reject limit of the map."""
         standardised = (smooth(residual_nhw) - self.mean_hw) / self.scale_hw
-        return np.maximum(0, standardised / np.float32(self.limit)).astype(np.float32)
+        heat: NDArray[np.float32] = np.maximum(0, standardised / np.float32(self.limit)).astype(np.float32)
+        return heat
 
 
 def draw_overlay(image: NDArray[np.uint8] | NDArray[np.uint16], heat_hw: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -74,9 +74,7 @@ class Encoder(nn.Module):
     def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.pyramid = FeaturePyramid(size_px, channels, config.features)
-        self.to_latent = nn.Conv2d(
-            self.pyramid.out_channels, config.latent_size, self.pyramid.out_side_px, bias=False
-        )
+        self.to_latent = nn.Conv2d(self.pyramid.out_channels, config.latent_size, self.pyramid.out_side_px, bias=False)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         """Encode images (B, C, S, S) as latent vectors (B, D)."""
@@ -154,13 +152,24 @@ class Discriminator(nn.Module):
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights anew as DCGAN does: convolutions N(0, 0.02), batch norm N(1, 0.02) with bias 0."""
+    """Draw all weights anew as DCGAN does: convolutions N(0, 0.02), batch norm N(1, 0.02) with bias 0.
+
+    Args:
+        module: on any device.
+        generator: a CPU generator.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
+            _draw_normal(layer.weight, 0.0, generator)
         elif isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
-            nn.init.normal_(layer.weight, 1.0, 0.02, generator=generator)
+            _draw_normal(layer.weight, 1.0, generator)
+
+
+@torch.no_grad()
+def _draw_normal(weight: Tensor, mean: float, generator: torch.Generator) -> None:
+    # drawn on the CPU, where the generator lives: the weight may be on another device
+    weight.copy_(torch.empty(weight.shape).normal_(mean, 0.02, generator=generator))
 
 
 def build_networks(
@@ -174,5 +183,5 @@ def build_networks(
         networks = Generator(size_px, channels, config), Discriminator(size_px, channels, config)
     for network in networks:
         initialise(network, generator)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)
     return networks

@@ -62,7 +62,8 @@ def _check_array(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.u
     if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
         raise ImageError(
             "unsupported",
-            f"array of {pixels.dtype} {pixels.shape}: must be uint8 or uint16 of shape (H, W), (H, W, 1) or (H, W, 3) RGB",
+            f"array of {pixels.dtype} {pixels.shape}: must be uint8 or uint16 of shape (H, W), (H, W, 1) or "
+            "(H, W, 3) RGB",
         )
     return pixels
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from sklearn.covariance import ledoit_wolf
+from sklearn.covariance import ledoit_wolf  # type: ignore[import-untyped]
 from torch import Tensor
 
 from ganomaly.networks import GeneratorOutput

@@ -153,12 +153,16 @@ def train(
         ]
         generator.eval()
         discriminator.eval()
-        means = torch.stack(losses).mean(0).tolist()
+        loss_g, adversarial, contextual, encoder, loss_d = torch.stack(losses).mean(0).tolist()
         seconds = time.perf_counter() - started
         stats = EpochStats(
             epoch,
             config.epochs,
-            *means,
+            loss_generator=loss_g,
+            loss_adversarial=adversarial,
+            loss_contextual=contextual,
+            loss_encoder=encoder,
+            loss_discriminator=loss_d,
             discriminator_restarts=trainer.discriminator_restarts,
             images_per_s=n_images / seconds,
         )

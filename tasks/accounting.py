@@ -10,7 +10,7 @@ class AccountingError(RuntimeError):
 
 @dataclass(frozen=True)
 class RunCounts:
-    """What a scoring run did with the images it listed, in images: listed = scored + already scored + unusable + failed.
+    """What a scoring run did with the images it listed: listed = scored + already scored + unusable + failed.
 
     ``flagged`` counts those among ``scored`` whose score exceeds the reject limit.
     """

@@ -6,10 +6,9 @@ from datetime import date, datetime
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.retries import NETWORK_STEP
 from tasks.systems import Systems
 from tasks.window import Window
-
-RETRY_DELAYS_S = [2, 10, 30]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Listing:
         return len(self.images) + len(self.strays)
 
 
-@task(name="list-window", retries=3, retry_delay_seconds=RETRY_DELAYS_S, cache_policy=NO_CACHE, persist_result=False)
+@task(name="list-window", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def list_window(systems: Systems, window: Window) -> Listing:
     """List the window's objects and read part, view and production date from their keys."""
     images: list[ListedImage] = []

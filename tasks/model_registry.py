@@ -1,15 +1,17 @@
 """MLflow: runs, metrics, figures, snapshots and the registered models of the lines. The only module that talks to it.
 
-A line's model is registered as ``ganomaly-<line>``; the alias ``champion`` names the version that scores, ``challenger``
-the newest one that does not.
+A line's model is registered as ``ganomaly-<line>``; the alias ``champion`` names the version that scores, the alias
+``challenger`` the newest one that does not.
 """
 
+import base64
 import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,11 @@ SERVING_PACKAGES = (
 
 
 class ModelRegistryError(OperatingError):
-    """The registry cannot be reached or does not hold what is asked for."""
+    """The registry does not hold what is asked for."""
+
+
+class RegistryUnreachableError(ModelRegistryError):
+    """MLflow does not answer as it should."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +122,6 @@ class TrainingRun:
 
     def log_model(self, detector_folder: Path, example_png: bytes, tags: Mapping[str, str], name: str) -> ModelVersion:
         """Log the detector as a models-from-code pyfunc and register it as the next version of ``name``."""
-        import base64
-
         example = pd.DataFrame({"image": [base64.b64encode(example_png).decode("ascii")]})
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / "ganomaly"
@@ -169,7 +173,7 @@ class ModelRegistry:
         """The version that scores the line's nights, None if there is none yet.
 
         Raises:
-            ModelRegistryError: if the registry cannot be reached.
+            RegistryUnreachableError: if the registry cannot be reached.
         """
         return self._lookup(lambda: self.client.get_model_version_by_alias(model_name(line), CHAMPION))
 
@@ -177,7 +181,7 @@ class ModelRegistry:
         """One version of the line's model, None if there is no such version.
 
         Raises:
-            ModelRegistryError: if the registry cannot be reached.
+            RegistryUnreachableError: if the registry cannot be reached.
         """
         return self._lookup(lambda: self.client.get_model_version(model_name(line), str(version)))
 
@@ -189,7 +193,7 @@ class ModelRegistry:
         """Fetch the detector's folder of a version, once: later calls find it in ``cache``.
 
         Raises:
-            ModelRegistryError: if the version's files cannot be fetched.
+            RegistryUnreachableError: if the version's files cannot be fetched.
         """
         # two registries may hold the same name and version: the source tells them apart
         digest = hashlib.sha256(f"{self.tracking_uri} {version.source}".encode()).hexdigest()[:12]
@@ -203,7 +207,7 @@ class ModelRegistry:
                         artifact_uri=version.uri, dst_path=scratch, tracking_uri=self.tracking_uri
                     )
                 except (MlflowException, OSError) as error:
-                    raise ModelRegistryError(f"{version.uri}: its files cannot be fetched: {error}") from error
+                    raise RegistryUnreachableError(f"{version.uri}: its files cannot be fetched: {error}") from error
                 found = next(Path(scratch).rglob("detector.json"), None)
                 if found is None:
                     raise ModelRegistryError(f"{version.uri}: holds no detector (no detector.json among its artifacts)")
@@ -217,7 +221,7 @@ class ModelRegistry:
             absent = (ErrorCode.Name(RESOURCE_DOES_NOT_EXIST), ErrorCode.Name(INVALID_PARAMETER_VALUE))
             if error.error_code in absent:
                 return None
-            raise ModelRegistryError(f"MLflow at {self.tracking_uri} cannot be asked: {error}") from error
+            raise RegistryUnreachableError(f"MLflow at {self.tracking_uri} cannot be asked: {error}") from error
 
     def _select(self) -> None:
         mlflow.set_tracking_uri(self.tracking_uri)
@@ -243,7 +247,5 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _pinned(packages: tuple[str, ...]) -> list[str]:
-    from importlib.metadata import version
-
     # a local version such as 2.9.1+cpu names a build, not something a package index holds
-    return [f"{package}=={version(package).split('+')[0]}" for package in packages]
+    return [f"{package}=={installed_version(package).split('+')[0]}" for package in packages]

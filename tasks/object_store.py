@@ -20,12 +20,15 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    EndpointConnectionError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
+    ReadTimeoutError,
     ResponseStreamingError,
+)
+from botocore.exceptions import (
+    ConnectionError as NoConnectionError,
 )
 
 from tasks.errors import OperatingError
@@ -39,7 +42,6 @@ _CHANGED = {"PreconditionFailed", "412"}
 _NO_BUCKET = {"NoSuchBucket"}
 _WRONG_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AccessDenied"}
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
-_BROKEN_BODY = (IncompleteReadError, ResponseStreamingError, HTTPClientError)
 _CREDENTIAL_VARIABLES = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
 
 
@@ -59,6 +61,10 @@ class ObjectChangedError(ObjectStoreError):
     """The object was replaced: its ETag is not the one that was listed."""
 
     reason = "changed"
+
+
+class _BrokenBodyError(Exception):
+    """The answer ended before the object did; botocore repeats only requests that were not answered at all."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,8 @@ class ObjectStore:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._get_once(key, etag)
-            except _BROKEN_BODY as error:
-                if attempt == ATTEMPTS or isinstance(error, EndpointConnectionError):
+            except _BrokenBodyError as error:
+                if attempt == ATTEMPTS:
                     self._fail("read", key, error)
             except (ClientError, BotoCoreError) as error:
                 self._fail("read", key, error)
@@ -142,13 +148,16 @@ class ObjectStore:
     def _get_once(self, key: str, etag: str | None) -> bytes:
         condition = {} if etag is None else {"IfMatch": f'"{etag}"'}
         answer = self._client.get_object(Bucket=self.bucket, Key=key, **condition)
-        with closing(answer["Body"]) as body:  # its own __enter__ would give the raw stream, whose errors nobody maps
+        with closing(answer["Body"]) as body:
             found = answer["ETag"].strip('"')
             if etag is not None and found != etag:  # not every server heeds If-Match
                 raise ObjectChangedError(f"{self.uri(key)}: changed since it was listed: ETag was {etag}, is {found}")
-            data: bytes = body.read()
+            try:
+                data: bytes = body.read()
+            except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError) as error:
+                raise _BrokenBodyError(f"the answer broke off: {error}") from error
         if len(data) != answer["ContentLength"]:
-            raise IncompleteReadError(actual_bytes=len(data), expected_bytes=answer["ContentLength"])
+            raise _BrokenBodyError(f"{len(data)} of {answer['ContentLength']} bytes came")
         return data
 
     def put(self, key: str, data: bytes, content_type: str) -> str:
@@ -236,7 +245,7 @@ class ObjectStore:
             return f"{server} refuses the credentials ({error}); check {_CREDENTIAL_VARIABLES}, and the bucket's policy"
         if code in _NO_BUCKET:
             return f"{server} has no bucket {self.bucket!r}; create it or set INSPECTION_BUCKET"
-        if isinstance(error, HTTPClientError):
+        if isinstance(error, (NoConnectionError, HTTPClientError)):
             return f"no answer from {server} ({error}); is it running? set INSPECTION_S3_ENDPOINT_URL"
         return f"{server}: {error}"
 

@@ -9,10 +9,11 @@ from prefect.cache_policies import NO_CACHE
 
 from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
-from tasks.listing import RETRY_DELAYS_S, Listing
+from tasks.listing import Listing
 from tasks.object_store import ObjectStoreError
 from tasks.report import NightReport, Picture, flagged_csv, night_markdown, report_html, scores_parquet
 from tasks.report_store import ScoringRun
+from tasks.retries import NETWORK_STEP
 from tasks.score import PinnedModel, encode_jpeg
 from tasks.systems import Systems
 from tasks.window import Window
@@ -25,11 +26,9 @@ def report_folder(line: str, window: Window, run_id: str) -> str:
     return f"reports/{line}/{window.end}/{run_id}"
 
 
-@task(name="publish-report", retries=3, retry_delay_seconds=RETRY_DELAYS_S, cache_policy=NO_CACHE, persist_result=False)
-def publish_report(
-    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, counts: RunCounts
-) -> str:
-    """Render the report of a run's window and write it to the bucket and, as a table, to the Prefect UI; gives its key."""
+@task(name="publish-report", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def publish_report(systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, counts: RunCounts) -> str:
+    """Write the report of a run's window to the bucket, and its table to the Prefect UI; gives the report's key."""
     window = Window(run.window_start, run.window_end)
     report = night_report(systems, model, run, listing, counts)
     folder = report_folder(run.line, window, run.id)

@@ -580,7 +580,7 @@ class ReportStore:
             result = connection.execute(query)
             frame = pd.DataFrame([tuple(row) for row in result], columns=list(result.keys()), dtype=object)
         if "captured_at" in frame:
-            frame["captured_at"] = pd.to_datetime(frame["captured_at"], utc=True)
+            frame["captured_at"] = pd.to_datetime(frame["captured_at"], utc=True).dt.as_unit("us")
         return frame.astype(dtypes)
 
     def _create_folder(self) -> None:

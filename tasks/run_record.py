@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tasks.accounting import RunCounts
-from tasks.errors import OperatingError
 from tasks.code_version import code_version
+from tasks.errors import OperatingError
 from tasks.listing import Listing
 from tasks.report import STRAY_REASON
 from tasks.report_store import FailureRecord, ScoringRun

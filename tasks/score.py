@@ -16,9 +16,10 @@ from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
 from tasks.fetching import FetchedImage, fetch_images, in_chunks, split_failed
 from tasks.ingest import image_record
-from tasks.listing import RETRY_DELAYS_S, ListedImage, Listing
+from tasks.listing import ListedImage, Listing
 from tasks.model_registry import ModelRegistryError, ModelVersion, model_name
 from tasks.report_store import FailureRecord, ScoreRecord
+from tasks.retries import NETWORK_STEP
 from tasks.systems import Systems
 from tasks.window import Window
 
@@ -51,12 +52,10 @@ class WorkPlan:
     def counts(self, strays: int) -> RunCounts:
         """The counts before anything is done; objects that do not follow the key layout cannot be judged."""
         unusable = self.already_unusable + strays
-        return RunCounts(
-            listed=self.already_scored + unusable, already_scored=self.already_scored, unusable=unusable
-        )
+        return RunCounts(listed=self.already_scored + unusable, already_scored=self.already_scored, unusable=unusable)
 
 
-@task(name="pin-model", retries=3, retry_delay_seconds=RETRY_DELAYS_S, cache_policy=NO_CACHE, persist_result=False)
+@task(name="pin-model", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def pin_model(systems: Systems, version: int | None, device: str) -> PinnedModel:
     """Resolve the champion, or the version asked for, once, and load its detector.
 
@@ -105,9 +104,7 @@ def _score_chunk(
 ) -> RunCounts:
     config = model.detector.config
     threads = systems.line.scoring.fetch_threads
-    fetched, failed = split_failed(
-        fetch_images(systems.objects, chunk, config.recipe, config.quality, threads=threads)
-    )
+    fetched, failed = split_failed(fetch_images(systems.objects, chunk, config.recipe, config.quality, threads=threads))
     scores = _judge(model.detector, fetched)
     overlays = _save_overlays(systems, model.detector, folder, fetched, scores)
     ids = systems.store.record_images(systems.line.line, [image_record(found) for found in fetched])

@@ -23,9 +23,10 @@ from ganomaly.training import EpochStats, TrainingConfig
 from tasks.code_version import code_version
 from tasks.fetching import FetchedImage, fetch_images, in_chunks, split_failed
 from tasks.figures import calibration_figure, loss_figure, reconstruction_figure
-from tasks.listing import RETRY_DELAYS_S, ListedImage
+from tasks.listing import ListedImage
 from tasks.model_registry import CHALLENGER, CHAMPION, ModelVersion, TrainingRun, model_name
 from tasks.progress import ProgressArtifact
+from tasks.retries import NETWORK_STEP
 from tasks.systems import Systems
 from tasks.window import Window
 
@@ -76,7 +77,7 @@ def with_overrides(config: DetectorConfig, *, epochs: int | None, seed: int | No
     return config.model_copy(update={"training": training})
 
 
-@task(name="choose-normal-images", retries=3, retry_delay_seconds=RETRY_DELAYS_S, cache_policy=NO_CACHE, persist_result=False)
+@task(name="choose-normal-images", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def choose_normal_images(systems: Systems, window: Window | None) -> tuple[ListedImage, ...]:
     """The recorded images of the window that are fit to judge and, where the line keeps a list, known to be normal.
 
@@ -114,7 +115,7 @@ def _read_normal_list(systems: Systems) -> set[str]:
     reader = csv.DictReader(io.StringIO(systems.objects.get(key).decode("utf-8-sig")))
     if "key" not in (reader.fieldnames or []):
         raise TrainingDataError(
-            f"{systems.objects.uri(key)}: has columns {', '.join(reader.fieldnames or []) or 'none'}; needs a column key"
+            f"{systems.objects.uri(key)}: needs a column key; has {', '.join(reader.fieldnames or []) or 'none'}"
         )
     return {row["key"] for row in reader}
 
@@ -232,7 +233,7 @@ def _register(
     return TrainedModel(version, snapshot.id, images, calibration.limit, calibration.promise)
 
 
-def _held_out_figure(detector: Detector, snapshot: Snapshot):  # noqa: ANN202
+def _held_out_figure(detector: Detector, snapshot: Snapshot):
     pixels = snapshot.pixels["calibrate"]
     scores = detector.raw_scores(pixels)
     order = np.argsort(scores)
@@ -240,7 +241,7 @@ def _held_out_figure(detector: Detector, snapshot: Snapshot):  # noqa: ANN202
     return reconstruction_figure(pixels[shown], detector.heat_maps(pixels[shown]), scores[shown].tolist())
 
 
-@task(name="assign-alias", retries=3, retry_delay_seconds=RETRY_DELAYS_S, cache_policy=NO_CACHE, persist_result=False)
+@task(name="assign-alias", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
     """Make the version champion where the line has none, otherwise challenger; the promotion is recorded."""
     champion = systems.registry.champion(systems.line.line)

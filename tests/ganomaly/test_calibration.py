@@ -1,0 +1,138 @@
+"""The promise: conformal p-values, the limit and the normalised score against their definitions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ganomaly import Calibration, TrainingDataError
+from ganomaly.calibration import CalibrationConfig, required_calibration_images
+
+FEW_VALUES = st.sampled_from([0.0, 0.5, 1.0, 1.25, 3.0])
+"""So few that scores are often equal."""
+SCORES = st.one_of(FEW_VALUES, st.floats(0, 100))
+RATES = st.sampled_from([0.05, 0.07, 0.1, 0.2, 0.29, 0.3, 0.5])
+
+
+@st.composite
+def calibrations(draw: st.DrawFn) -> tuple[Calibration, list[float]]:
+    """A calibration and the unsorted scores it was fitted on."""
+    rate = draw(RATES)
+    scores = draw(st.lists(SCORES, min_size=required_calibration_images(rate), max_size=60))
+    return Calibration.fit(scores, rate), scores
+
+
+@settings(deadline=None)
+@given(calibrations(), st.lists(SCORES, min_size=1, max_size=20))
+def test_p_value_is_the_share_of_scores_at_least_as_high(fitted: tuple[Calibration, list[float]], new: list) -> None:
+    """p-values would be off by one, or count equal scores on the wrong side."""
+    calibration, scores = fitted
+    expected = [(1 + sum(c >= s for c in scores)) / (len(scores) + 1) for s in new]
+    np.testing.assert_array_equal(calibration.p_value(new), expected)
+
+
+@settings(deadline=None)
+@given(calibrations(), st.lists(SCORES, min_size=1, max_size=20))
+def test_flagged_means_p_at_most_alpha(fitted: tuple[Calibration, list[float]], new: list[float]) -> None:
+    """Verdict and p-value of one image would contradict each other."""
+    calibration, scores = fitted
+    everything = np.array([*new, *scores, calibration.limit, np.nextafter(calibration.limit, np.inf)])
+    np.testing.assert_array_equal(
+        calibration.flagged(everything), calibration.p_value(everything) <= calibration.false_reject_rate
+    )
+
+
+@settings(deadline=None)
+@given(calibrations(), st.lists(SCORES, min_size=1, max_size=20))
+def test_normalised_score_is_a_monotone_unit_scale(fitted: tuple[Calibration, list[float]], new: list[float]) -> None:
+    """Ranking by the shown score would differ from ranking by the raw score, or leave the scale."""
+    calibration, scores = fitted
+    normalised = calibration.normalise(sorted([*new, *scores, 1e300]))
+    assert (np.diff(normalised) >= 0).all()
+    assert normalised.min() >= 0
+    assert normalised.max() < 1
+
+
+@settings(deadline=None)
+@given(calibrations(), st.lists(SCORES, min_size=1, max_size=20))
+def test_one_half_is_the_limit(fitted: tuple[Calibration, list[float]], new: list[float]) -> None:
+    """People who read 0.5 as the limit would see flagged images below it."""
+    calibration, scores = fitted
+    if calibration.limit > calibration.lowest:
+        assert calibration.normalise(calibration.limit) == 0.5
+    everything = np.array([*new, *scores])
+    normalised, flagged = calibration.normalise(everything), calibration.flagged(everything)
+    assert (normalised[flagged] >= 0.5).all()
+    assert (normalised[~flagged] <= 0.5).all()
+
+
+def test_all_calibration_scores_alike() -> None:
+    """A division by zero, or a clear defect that is shown below the limit."""
+    calibration = Calibration.fit([1.5] * 20, 0.1)
+    np.testing.assert_array_equal(calibration.flagged([1.0, 1.5, 1.6]), [False, False, True])
+    normalised = calibration.normalise([1.0, 1.5, 1.6])
+    assert normalised[0] == normalised[1] == 0
+    assert 0.5 < normalised[2] < 1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("n", "rate"), [(19, 0.05), (30, 0.05), (50, 0.1), (9, 0.1), (37, 0.29)])
+def test_marginal_false_reject_rate_is_kept(n: int, rate: float, tied: bool) -> None:
+    """More good parts would be rejected than the detector promises."""
+    rng = np.random.default_rng(n)
+    splits = 4000
+    draws = rng.gamma(2.0, size=(splits, n + 1))
+    draws = np.floor(2 * draws) if tied else draws
+    rejected = np.mean([Calibration.fit(draw[:n], rate).flagged(draw[n:])[0] for draw in draws])
+    attainable = rate if tied else np.floor(rate * (n + 1) + 1e-9) / (n + 1)
+    margin = 3 * np.sqrt(attainable * (1 - attainable) / splits)
+    assert rejected <= attainable + margin
+    assert tied or rejected >= attainable - margin  # and no escapes given away
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(0.5, 1), (0.3, 3), (0.1, 9), (0.05, 19), (0.01, 99), (0.001, 999)])
+def test_needs_one_over_alpha_minus_one_images(rate: float, needed: int) -> None:
+    """A detector would be calibrated that can never flag anything."""
+    assert required_calibration_images(rate) == needed
+    calibration = Calibration.fit(np.arange(needed), rate)
+    assert calibration.flagged([needed])[0]
+    with pytest.raises(TrainingDataError, match=rf"^{needed - 1} calibration images.*{rate:g}.*at least {needed} "):
+        Calibration.fit(np.arange(needed - 1), rate)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_refuses_scores_that_are_no_numbers(broken: float) -> None:
+    """A limit of nan would let every defect pass."""
+    with pytest.raises(ValueError, match="not finite"):
+        Calibration.fit([*range(30), broken], 0.1)
+
+
+def test_a_score_that_is_no_number_is_flagged() -> None:
+    """A numerical fault while scoring would pass a part as good."""
+    assert Calibration.fit(np.arange(30), 0.1).flagged([np.nan])[0]
+
+
+def test_id_is_of_the_content() -> None:
+    """Scores of two calibrations would be mixed up, or the same one be taken for two."""
+    scores = np.arange(30) / 7
+    first = Calibration.fit(scores, 0.1)
+    assert first.id == Calibration.fit(scores[::-1], 0.1).id
+    assert first.id != Calibration.fit(scores, 0.2).id
+    assert first.id != Calibration.fit(scores + 1e-12, 0.1).id
+    assert len(first.id) == 12
+
+
+def test_promise_names_rate_images_and_limit() -> None:
+    """The report would promise something else than was calibrated."""
+    calibration = Calibration.fit(np.arange(39), 0.05)
+    assert calibration.limit == 37
+    assert "39 calibration images" in calibration.promise
+    assert "5.00%" in calibration.promise
+    assert "37.0000" in calibration.promise
+
+
+def test_fractions_must_leave_images_for_training() -> None:
+    """All images could be held out and none be left to learn from."""
+    with pytest.raises(ValidationError, match=r"calibrate_fraction \+ fit_fraction = 1.1"):
+        CalibrationConfig(calibrate_fraction=0.6, fit_fraction=0.5)
