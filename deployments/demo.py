@@ -6,6 +6,7 @@ inside the functions that run after the environment is set.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,7 @@ def run_demo(folder: Path) -> dict[str, LineSummary]:
         text = json.dumps({line: asdict(summary) for line, summary in summaries.items()}, indent=2)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
         print_summary(console, summaries, folder)
+        logging.getLogger("prefect").setLevel(logging.WARNING)  # its goodbye would follow the closing screen
     return summaries
 
 

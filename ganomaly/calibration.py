@@ -124,7 +124,7 @@ class Calibration:
     def normalise(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Normalised scores in [0, 1): r / (1 + r) with r = max(0, s - lowest) / (limit - lowest); 0.5 is the limit."""
         excess = np.maximum(0.0, np.asarray(scores, dtype=np.float64) - self.lowest)
-        # all calibration scores alike: any excess is beyond the limit, however small the unit it is measured in
-        span = max(self.limit - self.lowest, np.finfo(np.float64).eps * max(1.0, abs(self.limit)))
+        # all calibration scores alike: any excess is beyond the limit, down to the smallest that there is
+        span = max(self.limit - self.lowest, np.spacing(abs(self.limit)))
         normalised: NDArray[np.float64] = excess / (excess + span)
         return np.minimum(normalised, np.nextafter(1.0, 0.0))

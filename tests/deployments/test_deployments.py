@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 from prefect.schedules import Cron
+from pydantic import BaseModel
 
-from tasks.lines import list_lines, load_line
+from tasks.lines import LineConfig, list_lines, load_line
 
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 LINES = list_lines(DEPLOYMENTS / "lines")
@@ -45,3 +46,15 @@ def test_nights_are_scheduled_in_the_lines_own_time(entries: list[dict]) -> None
 def test_prefect_yaml_is_found_from_the_root() -> None:
     """Broken if `prefect deploy --all` in the repository's root reads another file than deployments/prefect.yaml."""
     assert (DEPLOYMENTS.parent / "prefect.yaml").resolve() == DEPLOYMENTS / "prefect.yaml"
+
+
+def test_every_setting_is_documented() -> None:
+    """Broken if a setting of a line file is missing from docs/lines.md."""
+    text = (DEPLOYMENTS.parent / "docs" / "lines.md").read_text(encoding="utf-8")
+    for name, field in LineConfig.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            section = text.partition(f"## `[{name}]`")[2].partition("\n## ")[0]
+            missing = [key for key in field.annotation.model_fields if f"| `{key}` |" not in section]
+            assert not missing, f"[{name}]"
+        else:
+            assert f"| `{name}` |" in text

@@ -1,4 +1,4 @@
-"""The commands of the README with real processes: a Prefect server, a worker, `prefect deploy`, `prefect deployment run`."""
+"""The README's commands with real processes: Prefect server and worker, `prefect deploy`, `prefect deployment run`."""
 
 import os
 import re
