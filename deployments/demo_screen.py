@@ -101,9 +101,8 @@ def print_summary(console: Console, summaries: dict[str, LineSummary], folder: P
         highlight=False,
     )
     console.print("[bold]Prefect[/] (flow runs, progress, the night's table): http://127.0.0.1:4200 after")
-    console.print(
-        f"  PREFECT_HOME={folder.resolve()}/prefect .venv/bin/prefect server start", soft_wrap=True, highlight=False
-    )
+    settings = f"PREFECT_HOME={folder.resolve()}/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false"
+    console.print(f"  {settings} .venv/bin/prefect server start", soft_wrap=True, highlight=False)
     console.print(f"\n[dim]{ATTRIBUTION}.[/]")
 
 

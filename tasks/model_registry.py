@@ -211,7 +211,11 @@ class ModelRegistry:
                 found = next(Path(scratch).rglob("detector.json"), None)
                 if found is None:
                     raise ModelRegistryError(f"{version.uri}: holds no detector (no detector.json among its artifacts)")
-                found.parent.rename(folder)
+                try:
+                    found.parent.rename(folder)
+                except OSError:
+                    if not folder.exists():  # otherwise another process was faster
+                        raise
         return folder
 
     def _lookup(self, ask: Any) -> ModelVersion | None:
