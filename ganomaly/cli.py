@@ -19,6 +19,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ganomaly.spreadsheets import spreadsheet_safe
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -37,9 +39,6 @@ SCORE_COLUMNS = ("path", "raw_score", "normalised_score", "p_value", "verdict", 
 CHUNK = 64
 """Images decoded, judged and written at a time: memory stays flat however many there are."""
 NAMED_UNUSABLE = 5
-
-# What spreadsheets take for the start of a formula (OWASP, "CSV Injection"), also in its full-width forms.
-_FORMULA_START = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Model = Annotated[Path, typer.Argument(help="Folder of a detector that `ganomaly fit` wrote.")]
@@ -247,12 +246,7 @@ def _unusable_summary(images: Sequence[Path], prepared: Sequence["Prepared"]) ->
 
 
 def _row(path: Path, found: "ImageScore") -> tuple[object, ...]:
-    return _csv_text(_shown(path)), found.raw, found.normalised, found.p_value, found.verdict, found.reason
-
-
-def _csv_text(text: str) -> str:
-    """A cell that a spreadsheet shows and does not run."""
-    return f"'{text}" if text.startswith(_FORMULA_START) else text
+    return spreadsheet_safe(_shown(path)), found.raw, found.normalised, found.p_value, found.verdict, found.reason
 
 
 def _update_overlays(

@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ganomaly.spreadsheets import spreadsheet_safe
 from tasks.accounting import RunCounts
 
 SCORE_SCHEMA = pa.schema(
@@ -68,9 +69,6 @@ FLAGGED_CSV_COLUMNS = (
 HISTOGRAM_BINS = 50
 MAX_TABLE_ROWS = 500
 MARKDOWN_PARTS = 10
-
-# What spreadsheets take for the start of a formula (OWASP, "CSV Injection"), also in its full-width forms.
-FORMULA_START = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True)
@@ -501,7 +499,7 @@ def _percent(fraction: float) -> str:
 def _csv_cell(value: Any) -> Any:
     """A cell that a spreadsheet shows and does not run; missing values are empty."""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(FORMULA_START) else value
+        return spreadsheet_safe(value)
     if pd.isna(value):
         return ""
     if isinstance(value, datetime):

@@ -383,6 +383,14 @@ class ReportStore:
         )
         return self._frame(query, {"id": "int64", "size_bytes": "int64"})
 
+    def unusable_images(self, line: str, start: date, end: date) -> pd.DataFrame:
+        """The window's images that cannot be judged: columns key, reason, width_px, height_px; ordered by key."""
+        names = ("key", "reason", "width_px", "height_px")
+        query = sa.select(*(image_table.c[name] for name in names)).where(
+            *_window(line, start, end), sa.not_(image_table.c.usable)
+        )
+        return self._frame(query.order_by(image_table.c.key), {})
+
     def start_run(
         self,
         line: str,

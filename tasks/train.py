@@ -82,12 +82,14 @@ def choose_normal_images(systems: Systems, window: Window | None) -> tuple[Liste
     """The recorded images of the window that are fit to judge and, where the line keeps a list, known to be normal.
 
     Raises:
-        TrainingDataError: if there are none; says where they were looked for.
+        TrainingDataError: if there are none, or of mixed size although the recipe does not resize; says where they
+            were looked for.
     """
     line = systems.line
     start, end = (window.start, window.end) if window else (date.min, date.max)
-    usable = systems.store.usable_images(line.line, start, end)
     where = f"line {line.line}, {window or 'all dates'}"
+    _refuse_mixed_sizes(systems.store.unusable_images(line.line, start, end), where)
+    usable = systems.store.usable_images(line.line, start, end)
     if usable.empty:
         raise TrainingDataError(
             f"no images to train on: the report store knows no usable image of {where}; "
@@ -106,6 +108,18 @@ def choose_normal_images(systems: Systems, window: Window | None) -> tuple[Liste
     return tuple(
         ListedImage(row.key, row.etag, row.part, row.view, row.production_date, row.captured_at, int(row.size_bytes))
         for row in newest.itertuples()
+    )
+
+
+def _refuse_mixed_sizes(unusable: pd.DataFrame, where: str) -> None:
+    wrong = unusable[unusable["reason"] == "wrong_size"]
+    if wrong.empty:
+        return
+    sizes = Counter(f"{row.width_px} x {row.height_px}" for row in wrong.itertuples())
+    listed = ", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(5))
+    raise TrainingDataError(
+        f"images of mixed size: the recipe does not resize, but {where} has images of {listed}, for example "
+        f"{wrong['key'].iloc[0]}; set recipe.resize = true, or choose dates without them"
     )
 
 

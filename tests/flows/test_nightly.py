@@ -164,6 +164,18 @@ def test_training_refuses_with_the_way_out(bucket: ObjectStore, write_line) -> N
         score_batch(LINE, WEEK[0])
 
 
+def test_training_refuses_images_of_mixed_size(bucket: ObjectStore, write_line) -> None:
+    """Broken if a recipe that does not resize silently trains without the images of another size."""
+    write_line(LINE, recipe={"size_px": 64, "resize": False})
+    for number in range(40):
+        bucket.put(key_of(WEEK[0], f"p{number:04}"), plate(number), "image/png")
+    small = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (48, 48), dtype=np.uint8))[1].tobytes()
+    bucket.put(key_of(WEEK[0], "small"), small, "image/png")
+    assert ingest_images(LINE, WEEK[0]).unusable == 1
+    with pytest.raises(TrainingDataError, match=r"mixed size: .* images of 48 x 48 \(1 images\).*recipe.resize = true"):
+        train_ganomaly(LINE)
+
+
 def test_only_listed_normal_images_train(plant: ObjectStore, write_line) -> None:
     """Broken if an image that is not on the line's list of normal images reaches training, or the snapshot is wrong."""
     normal = [key_of(WEEK[number % 6], f"p{number:04}") for number in range(110)]
