@@ -371,25 +371,30 @@ class ReportStore:
         with self._engine.begin() as connection:
             return {(row.key, row.etag): row.id for row in connection.execute(query)}
 
-    def usable_images(self, line: str, start: date, end: date) -> pd.DataFrame:
-        """The window's images that are fit to judge, ordered by key and ETag.
+    def recorded_images(self, line: str, start: date, end: date) -> pd.DataFrame:
+        """The window's images, fit to judge or not when they were recorded; ordered by key and ETag.
 
-        Columns: id, key, etag, part, view, production_date, captured_at, size_bytes, sha256, width_px, height_px.
+        Columns: id, key, etag, part, view, production_date, captured_at, size_bytes, sha256, usable, reason.
         """
+        names = [
+            "id",
+            "key",
+            "etag",
+            "part",
+            "view",
+            "production_date",
+            "captured_at",
+            "size_bytes",
+            "sha256",
+            "usable",
+            "reason",
+        ]
         query = (
-            sa.select(*(image_table.c[name] for name in _USABLE_COLUMNS))
-            .where(*_window(line, start, end), image_table.c.usable)
+            sa.select(*(image_table.c[name] for name in names))
+            .where(*_window(line, start, end))
             .order_by(image_table.c.key, image_table.c.etag)
         )
-        return self._frame(query, {"id": "int64", "size_bytes": "int64"})
-
-    def unusable_images(self, line: str, start: date, end: date) -> pd.DataFrame:
-        """The window's images that cannot be judged: columns key, reason, width_px, height_px; ordered by key."""
-        names = ("key", "reason", "width_px", "height_px")
-        query = sa.select(*(image_table.c[name] for name in names)).where(
-            *_window(line, start, end), sa.not_(image_table.c.usable)
-        )
-        return self._frame(query.order_by(image_table.c.key), {})
+        return self._frame(query, {"id": "int64", "size_bytes": "int64", "usable": "bool"})
 
     def start_run(
         self,

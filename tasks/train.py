@@ -79,47 +79,35 @@ def with_overrides(config: DetectorConfig, *, epochs: int | None, seed: int | No
 
 @task(name="choose-normal-images", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def choose_normal_images(systems: Systems, window: Window | None) -> tuple[ListedImage, ...]:
-    """The recorded images of the window that are fit to judge and, where the line keeps a list, known to be normal.
+    """The recorded images of the window and, where the line keeps a list, only those known to be normal.
+
+    Whether they are fit to judge is found out anew by the recipe that trains: it may have changed since.
 
     Raises:
-        TrainingDataError: if there are none, or of mixed size although the recipe does not resize; says where they
-            were looked for.
+        TrainingDataError: if there are none; says where they were looked for.
     """
     line = systems.line
     start, end = (window.start, window.end) if window else (date.min, date.max)
     where = f"line {line.line}, {window or 'all dates'}"
-    _refuse_mixed_sizes(systems.store.unusable_images(line.line, start, end), where)
-    usable = systems.store.usable_images(line.line, start, end)
-    if usable.empty:
+    recorded = systems.store.recorded_images(line.line, start, end)
+    if recorded.empty:
         raise TrainingDataError(
-            f"no images to train on: the report store knows no usable image of {where}; "
+            f"no images to train on: the report store knows no image of {where}; "
             f"record them first with `inspection ingest {line.line}`"
         )
     if line.images.normal_list is not None:
         normal = _read_normal_list(systems)
-        found, usable = len(usable), usable[usable["key"].isin(normal)]
-        if usable.empty:
+        found, recorded = len(recorded), recorded[recorded["key"].isin(normal)]
+        if recorded.empty:
             raise TrainingDataError(
-                f"no images to train on: of {found} usable images of {where} none is among the {len(normal)} keys of "
+                f"no images to train on: of {found} recorded images of {where} none is among the {len(normal)} keys of "
                 f"{systems.objects.uri(line.images.normal_list)}"
             )
     # a key that was replaced in the bucket has several rows: only the newest can still be fetched
-    newest = usable.sort_values(["key", "captured_at"]).drop_duplicates("key", keep="last")
+    newest = recorded.sort_values(["key", "captured_at"]).drop_duplicates("key", keep="last")
     return tuple(
         ListedImage(row.key, row.etag, row.part, row.view, row.production_date, row.captured_at, int(row.size_bytes))
         for row in newest.itertuples()
-    )
-
-
-def _refuse_mixed_sizes(unusable: pd.DataFrame, where: str) -> None:
-    wrong = unusable[unusable["reason"] == "wrong_size"]
-    if wrong.empty:
-        return
-    sizes = Counter(f"{row.width_px} x {row.height_px}" for row in wrong.itertuples())
-    listed = ", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(5))
-    raise TrainingDataError(
-        f"images of mixed size: the recipe does not resize, but {where} has images of {listed}, for example "
-        f"{wrong['key'].iloc[0]}; set recipe.resize = true, or choose dates without them"
     )
 
 
@@ -136,7 +124,7 @@ def _read_normal_list(systems: Systems) -> set[str]:
 
 @task(name="take-snapshot", cache_policy=NO_CACHE, persist_result=False)
 def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[ListedImage]) -> Snapshot:
-    """Fetch and prepare the images, split them by part, and fix the result as a snapshot.
+    """Fetch and prepare the images, split the usable ones by part, and fix the result as a snapshot.
 
     Raises:
         TrainingDataError: if they cannot train or calibrate the detector as asked.

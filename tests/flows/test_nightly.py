@@ -154,7 +154,7 @@ def test_training_refuses_with_the_way_out(bucket: ObjectStore, write_line) -> N
         bucket.put(key_of(WEEK[0], f"p{number:04}"), plate(number), "image/png")
     ingest_images(LINE, WEEK[0])
     bucket.put("normal/plates.csv", b"key\nimages/other.png\n", "text/csv")
-    with pytest.raises(TrainingDataError, match=r"of 12 usable images .* none is among the 1 keys"):
+    with pytest.raises(TrainingDataError, match=r"of 12 recorded images .* none is among the 1 keys"):
         train_ganomaly(LINE)
     keys = "\n".join(["key", *(key_of(WEEK[0], f"p{number:04}") for number in range(12))])
     bucket.put("normal/plates.csv", keys.encode(), "text/csv")
@@ -172,7 +172,7 @@ def test_training_refuses_images_of_mixed_size(bucket: ObjectStore, write_line) 
     small = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (48, 48), dtype=np.uint8))[1].tobytes()
     bucket.put(key_of(WEEK[0], "small"), small, "image/png")
     assert ingest_images(LINE, WEEK[0]).unusable == 1
-    with pytest.raises(TrainingDataError, match=r"mixed size: .* images of 48 x 48 \(1 images\).*recipe.resize = true"):
+    with pytest.raises(TrainingDataError, match=r"does not resize.* 48 x 48 \(1 images\).*recipe.resize = true"):
         train_ganomaly(LINE)
 
 

@@ -182,18 +182,17 @@ def test_windows_include_both_ends(store: ReportStore) -> None:
     """The last day of a week would never be trained on or scored."""
     days = [DAY + timedelta(days=n) for n in range(-1, 4)]
     store.record_images("cells", [image(f"{day}.png", production_date=day) for day in days])
-    found = store.usable_images("cells", DAY, DAY + timedelta(days=2))
+    found = store.recorded_images("cells", DAY, DAY + timedelta(days=2))
     assert list(found["production_date"]) == days[1:4]
     assert len(store.known_images("cells", DAY, DAY)) == 1
 
 
-def test_only_usable_images_can_train(store: ReportStore) -> None:
-    """A detector would learn from black images."""
-    dark = image("b/top.png", usable=False, reason="underexposed")
+def test_images_come_back_as_they_were_recorded(store: ReportStore) -> None:
+    """Training could not tell which image it learns from, or which one could not be judged and why."""
     broken = image("c/top.png", usable=False, reason="unreadable", width_px=None, height_px=None, contrast=None)
-    ids = store.record_images("cells", [dark, broken, image("a/top.png")])
-    (row,) = store.usable_images("cells", DAY, DAY).to_dict("records")
-    assert row == {
+    ids = store.record_images("cells", [broken, image("a/top.png")])
+    first, second = store.recorded_images("cells", DAY, DAY).to_dict("records")
+    assert first == {
         "id": ids["a/top.png", "etag of a/top.png"],
         "key": "a/top.png",
         "etag": "etag of a/top.png",
@@ -203,17 +202,18 @@ def test_only_usable_images_can_train(store: ReportStore) -> None:
         "captured_at": NOON,
         "size_bytes": 5_000_000_000,
         "sha256": "ab" * 32,
-        "width_px": 300,
-        "height_px": 200,
+        "usable": True,
+        "reason": None,
     }
-    assert store.usable_images("nobody", DAY, DAY).empty
+    assert (second["key"], second["usable"], second["reason"]) == ("c/top.png", False, "unreadable")
+    assert store.recorded_images("nobody", DAY, DAY).empty
 
 
 def test_times_come_back_aware_and_in_utc(store: ReportStore) -> None:
     """A night shift's images would move by the hours between the plant and Greenwich."""
     berlin = timezone(timedelta(hours=1))
     store.record_images("cells", [image("a.png", captured_at=NOON.astimezone(berlin))])
-    (captured_at,) = store.usable_images("cells", DAY, DAY)["captured_at"]
+    (captured_at,) = store.recorded_images("cells", DAY, DAY)["captured_at"]
     assert captured_at == NOON
     assert captured_at.utcoffset() == timedelta(0)
     run = store.run(start(store).id)
@@ -371,7 +371,7 @@ def test_a_day_s_verdicts_are_found_by_index(tmp_path: Path) -> None:
         sa.event.listen(store._engine, "before_cursor_execute", explain)
         store.scores_of_window("cells", DAY, DAY, *DETECTOR)
         store.judged("cells", DAY, DAY, *DETECTOR)
-        store.usable_images("cells", DAY, DAY)
+        store.recorded_images("cells", DAY, DAY)
     assert any("ix_image_line_production_date" in step for step in plans)
     assert any("uq_score_image_model_calibration" in step or "autoindex_score" in step for step in plans)
     assert not [step for step in plans if step.startswith("SCAN")]
