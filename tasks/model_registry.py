@@ -48,12 +48,10 @@ SERVING_PACKAGES = (
     "numpy",
     "opencv-python-headless",
     "pandas",
-    "pillow",
     "pydantic",
     "safetensors",
     "scikit-learn",
     "torch",
-    "torchvision",
 )
 
 
