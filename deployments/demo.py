@@ -37,6 +37,7 @@ def run_demo(folder: Path) -> dict[str, LineSummary]:
             "[bold]A week in a solar-cell plant[/]: 2,624 electroluminescence images of real cells from two lines.\n"
             f"Everything is written under {folder}, the log is {log}.\n",
             highlight=False,
+            soft_wrap=True,
         )
         server = stack.enter_context(LocalS3(folder / "bucket", log_file=folder / "logs" / "s3.log"))
         stack.enter_context(_environment(folder, server))

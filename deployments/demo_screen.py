@@ -84,6 +84,7 @@ class Steps:
         self.console.print(
             f"  [green]done[/] {self.line}: {title}: {step.outcome} [dim]({self.seconds[name]:.0f} s)[/]",
             highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -103,7 +104,7 @@ def print_summary(console: Console, summaries: dict[str, LineSummary], folder: P
     console.print("[bold]Prefect[/] (flow runs, progress, the night's table): http://127.0.0.1:4200 after")
     settings = f"PREFECT_HOME={folder.resolve()}/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false"
     console.print(f"  {settings} .venv/bin/prefect server start", soft_wrap=True, highlight=False)
-    console.print(f"\n[dim]{ATTRIBUTION}.[/]")
+    console.print(f"\n[dim]{ATTRIBUTION}.[/]", soft_wrap=True, highlight=False)
 
 
 def _table(summaries: dict[str, LineSummary]) -> Table:
@@ -115,24 +116,24 @@ def _table(summaries: dict[str, LineSummary]) -> Table:
     table.add_row("images listed", *(str(f.listed) for f in found))
     table.add_row("  scored now / before", *(f"{f.scored} / {f.already_scored}" for f in found))
     table.add_row("  flagged", *(str(f.flagged) for f in found))
-    table.add_row("  unusable (cannot be judged)", *(str(f.unusable) for f in found))
-    table.add_row("  failed (could not be read)", *(str(f.failed) for f in found), end_section=True)
+    table.add_row("  unusable", *(str(f.unusable) for f in found))
+    table.add_row("  failed", *(str(f.failed) for f in found), end_section=True)
     table.add_row("model version", *(str(f.model_version) for f in found))
     table.add_row("reject limit (raw score)", *(f"{f.reject_limit:.3f}" for f in found))
     table.add_row(
-        "false rejects promised",
+        "false rejects: promise",
         *(f"at most {f.promised_false_reject_rate:.0%}" for f in found),
         end_section=True,
     )
     table.add_row("AUROC (raw scores)", *(f"{f.auroc:.3f}" for f in found))
     table.add_row(
-        "false rejects that happened",
-        *(f"{f.false_rejects} of {f.good_cells} good cells ({f.observed_false_reject_rate:.1%})" for f in found),
+        "false rejects: reality",
+        *(f"{f.false_rejects} of {f.good_cells} good ({f.observed_false_reject_rate:.1%})" for f in found),
     )
-    table.add_row("  consistent with the promise", *(_consistent(f) for f in found))
+    table.add_row("  promise kept", *(_consistent(f) for f in found))
     table.add_row(
-        "escapes that happened",
-        *(f"{f.escapes} of {f.defective_cells} defective cells ({f.escape_rate:.1%})" for f in found),
+        "escapes: reality",
+        *(f"{f.escapes} of {f.defective_cells} defective ({f.escape_rate:.1%})" for f in found),
     )
     return table
 
@@ -141,4 +142,4 @@ def _consistent(found: LineSummary) -> str:
     if found.plausible_false_rejects is None:
         return "cannot be said"
     answer = "yes" if found.false_rejects <= found.plausible_false_rejects else "[red]no[/]"
-    return f"{answer}: up to {found.plausible_false_rejects} are no surprise"
+    return f"{answer}, up to {found.plausible_false_rejects} by chance"

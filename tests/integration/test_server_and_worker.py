@@ -70,7 +70,6 @@ def server(environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_CLI_PROMPT": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     shutil.copy(ROOT / "deployments" / "lines" / f"{LINE}.toml", tmp_path / "lines")
@@ -107,9 +106,10 @@ def test_deploy_and_run_training(server: dict[str, str], bucket: ObjectStore) ->
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{LINE}: 150 listed = 150 recorded" in done.stdout
 
-    deployed = subprocess.run(
-        [PREFECT, "--no-prompt", "deploy", "--all"], env=server, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    # as in a terminal, but with nobody to answer: a question would fail
+    deploy = [PREFECT, "--prompt", "deploy", "--all"]
+    options = {"env": server, "cwd": ROOT, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+    deployed = subprocess.run(deploy, check=False, **options)
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     listed = subprocess.run(
         [PREFECT, "deployment", "ls"], env=server, cwd=ROOT, capture_output=True, text=True, check=True
