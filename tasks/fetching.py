@@ -14,16 +14,21 @@ from tasks.object_store import ObjectStore, ObjectStoreError
 
 @dataclass(frozen=True)
 class FetchedImage:
-    """An image that was read from the bucket, whether or not it is fit to judge."""
+    """An image that was read from the bucket, whether or not it is fit to judge.
+
+    Attributes:
+        image: what the listing says of it.
+        data: the object's bytes; empty once nobody needs them any more.
+        sha256: of the object's bytes, hexadecimal.
+        size_bytes: number of the object's bytes.
+        prepared: the image after decoding, quality gate and recipe.
+    """
 
     image: ListedImage
     data: bytes
+    sha256: str
+    size_bytes: int
     prepared: Prepared
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the object's bytes, hexadecimal."""
-        return hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ def fetch_images(
             data = objects.get(image.key, image.etag)
         except ObjectStoreError as error:
             return FailedImage(image, error.reason, str(error))
-        return FetchedImage(image, data, prepare_image(data, recipe, gate))
+        prepared = prepare_image(data, recipe, gate)
+        return FetchedImage(image, data, hashlib.sha256(data).hexdigest(), len(data), prepared)
 
     with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
         yield from pool.map(fetch, images)

@@ -50,7 +50,7 @@ def image_record(found: FetchedImage) -> ImageRecord:
         view=image.view,
         production_date=image.production_date,
         captured_at=image.captured_at,
-        size_bytes=len(found.data),
+        size_bytes=found.size_bytes,
         sha256=found.sha256,
         usable=prepared.usable,
         reason=prepared.reason,

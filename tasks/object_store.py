@@ -9,13 +9,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
 
 import boto3
-from boto3.exceptions import S3UploadFailedError
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -171,18 +169,6 @@ class ObjectStore:
         except (ClientError, BotoCoreError) as error:
             self._fail("write", key, error)
         return str(answer["ETag"]).strip('"')
-
-    def put_file(self, key: str, path: Path, content_type: str) -> None:
-        """Write a file of any size as an object, in several parts where it is large.
-
-        Raises:
-            ObjectStoreError: names ``s3://bucket/key`` and the reason.
-            OSError: the file cannot be read.
-        """
-        try:
-            self._client.upload_file(str(path), self.bucket, key, ExtraArgs={"ContentType": content_type})
-        except (ClientError, BotoCoreError, S3UploadFailedError) as error:
-            self._fail("write", key, error)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object with exactly this key.

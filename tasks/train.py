@@ -6,7 +6,7 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
         found, failed = split_failed(
             fetch_images(systems.objects, chunk, config.recipe, config.quality, threads=threads)
         )
-        fetched += found
+        fetched += [replace(image, data=b"") for image in found]  # training needs the pixels only
         for failure in failed:
             logger.warning("%s %s: not trained on: %s", failure.image.key, failure.reason, failure.detail)
         logger.info("%d of %d training images fetched", len(fetched), len(images))
