@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean distclean
+.PHONY: help setup demo test reliability audit lint format clean distclean
 
 help: ## Show what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -25,6 +25,14 @@ demo: $(INSTALLED) ## Run the plant's main job on real images; everything it wri
 
 test: $(INSTALLED) lint ## Check formatting, lint, types and import direction, and run all tests
 	@$(BIN)/python -m pytest
+
+reliability: $(INSTALLED) ## Run the tests of faults and write docs/reliability.md from what they show
+	@$(BIN)/python -m pytest -m fault --write-reliability
+
+audit: $(INSTALLED) ## Look for known vulnerabilities in the exact versions of constraints.txt (needs PyPI's advisories)
+	@$(PYTHON) -m venv var/pip-audit
+	@var/pip-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@var/pip-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 lint: $(INSTALLED) ## Check formatting, lint, types and import direction
 	@$(BIN)/ruff format --check .

@@ -2,6 +2,11 @@
 
 For exchangeable images the p-value p = (1 + #{c_i >= s}) / (n + 1) of a good part is at most alpha with probability at
 most alpha, whatever the score and the network (Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World").
+
+That is an average over all calibrations that might have been drawn; the one that was drawn may lie above it. For
+independent images the true false-reject rate of one calibration is distributed as a Beta variable (Vovk 2012,
+"Conditional validity of inductive conformal predictors", section 2), so that a somewhat higher limit keeps the rate
+with a confidence 1 - delta of one's choice.
 """
 
 import hashlib
@@ -12,6 +17,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy.special import bdtr  # type: ignore[import-untyped]
 
 from ganomaly.errors import TrainingDataError
 
@@ -23,6 +29,13 @@ class CalibrationConfig(BaseModel):
 
     false_reject_rate: float = Field(
         0.05, gt=0, lt=1, description="alpha: the share of good parts that may be flagged; decides the reject limit"
+    )
+    confidence: float | None = Field(
+        None,
+        ge=0.5,
+        lt=1,
+        description="1 - delta: how sure it is that this calibration keeps the rate, at the price of a higher limit "
+        "and more images; none: it is kept on average over calibrations",
     )
     calibrate_fraction: float = Field(0.2, gt=0, lt=1, description="share of the parts that only sets the limit")
     fit_fraction: float = Field(
@@ -39,9 +52,29 @@ class CalibrationConfig(BaseModel):
         return self
 
 
-def required_calibration_images(false_reject_rate: float) -> int:
-    """The smallest n for which an image can be flagged at all: n >= 1/alpha - 1."""
-    return math.ceil(1 / false_reject_rate - 1 - 1e-9)
+def required_calibration_images(false_reject_rate: float, confidence: float | None = None) -> int:
+    """The smallest n for which an image can be flagged at all.
+
+    On average: n >= 1/alpha - 1. With confidence 1 - delta: also (1 - alpha)^n <= delta, the chance that not even the
+    highest calibration score lies among the highest alpha of all.
+    """
+    on_average = math.ceil(1 / false_reject_rate - 1 - 1e-9)
+    if confidence is None:
+        return on_average
+    return max(on_average, math.ceil(math.log1p(-confidence) / math.log1p(-false_reject_rate) - 1e-9))
+
+
+def too_few_images(n_images: int, false_reject_rate: float, confidence: float | None) -> str | None:
+    """What is wrong with a number of calibration images, None if it is enough."""
+    needed = required_calibration_images(false_reject_rate, confidence)
+    if n_images >= needed:
+        return None
+    if confidence is None:
+        return f"a false-reject rate of {false_reject_rate:g} takes at least {needed} (n >= 1/rate - 1)"
+    return (
+        f"a false-reject rate of {false_reject_rate:g} with confidence {confidence:g} takes at least {needed} "
+        "((1 - rate)^n <= 1 - confidence)"
+    )
 
 
 @dataclass(frozen=True)
@@ -51,30 +84,30 @@ class Calibration:
     Attributes:
         scores_n: float64 (n,), ascending raw scores of the calibration images.
         false_reject_rate: alpha in (0, 1).
+        confidence: 1 - delta in [0.5, 1): how surely the rate is kept; None when it is kept on average.
     """
 
     scores_n: NDArray[np.float64]
     false_reject_rate: float
+    confidence: float | None = None
 
     @classmethod
-    def fit(cls, scores: ArrayLike, false_reject_rate: float) -> Self:
+    def fit(cls, scores: ArrayLike, false_reject_rate: float, confidence: float | None = None) -> Self:
         """Calibrate on raw scores (n,) of normal images that neither trained the networks nor fitted the score.
 
         Raises:
-            TrainingDataError: with too few scores for the rate (n < 1/alpha - 1).
+            TrainingDataError: with too few scores for the rate and confidence, see `required_calibration_images`.
             ValueError: if a score is not finite.
         """
         values = np.sort(np.asarray(scores, dtype=np.float64))
-        needed = required_calibration_images(false_reject_rate)
-        if len(values) < needed:
+        if (fault := too_few_images(len(values), false_reject_rate, confidence)) is not None:
             raise TrainingDataError(
-                f"{len(values)} calibration images are too few to promise a false-reject rate of "
-                f"{false_reject_rate:g}: it takes at least {needed} (n >= 1/rate - 1); add normal images, raise "
+                f"{len(values)} calibration images are too few: {fault}; add normal images, raise "
                 "calibration.calibrate_fraction or allow a higher calibration.false_reject_rate"
             )
         if not np.isfinite(values).all():
             raise ValueError("a calibration score is not finite: the networks or the score's statistics are broken")
-        return cls(values, false_reject_rate)
+        return cls(values, false_reject_rate, confidence)
 
     @property
     def n_images(self) -> int:
@@ -87,29 +120,47 @@ class Calibration:
         return float(self.scores_n[0])
 
     @property
-    def limit(self) -> float:
-        """The rejecting calibration score: an image is flagged when its raw score is greater.
+    def n_above(self) -> int:
+        """How many calibration scores lie above the limit, or are tied with one that does.
 
-        p <= alpha allows at most k = floor(alpha (n + 1)) - 1 calibration scores at or above s, so that s must exceed
-        the (k + 1)-th largest of them.
+        On average: p <= alpha allows floor(alpha (n + 1)) - 1 calibration scores at or above a flagged one. With
+        confidence: the true rate of a limit with r scores above it is Beta(r + 1, n - r) for continuous scores, lower
+        for tied ones, and exceeds alpha with the probability that at most r of n independent scores lie among the
+        highest alpha of all. r is the largest for which that is at most delta.
         """
-        allowed_at_or_above = math.floor(self.false_reject_rate * (self.n_images + 1) + 1e-9) - 1
-        return float(self.scores_n[self.n_images - 1 - allowed_at_or_above])
+        on_average = math.floor(self.false_reject_rate * (self.n_images + 1) + 1e-9) - 1
+        if self.confidence is None:
+            return on_average
+        exceeds_r = bdtr(np.arange(on_average + 1), self.n_images, self.false_reject_rate)
+        return int(np.searchsorted(exceeds_r, 1 - self.confidence, side="right")) - 1
+
+    @property
+    def limit(self) -> float:
+        """The rejecting calibration score: an image is flagged when its raw score is greater."""
+        return float(self.scores_n[self.n_images - 1 - self.n_above])
+
+    @property
+    def p_value_limit(self) -> float:
+        """An image is flagged when its p-value is at most this: alpha, or less where the promise has a confidence."""
+        return self.false_reject_rate if self.confidence is None else (self.n_above + 1) / (self.n_images + 1)
 
     @property
     def id(self) -> str:
-        """Content hash of scores and rate: 12 hexadecimal digits."""
+        """Content hash of scores, rate and confidence: 12 hexadecimal digits."""
         digest = hashlib.sha256(np.ascontiguousarray(self.scores_n, dtype="<f8").tobytes())
         digest.update(repr(float(self.false_reject_rate)).encode())
+        if self.confidence is not None:
+            digest.update(repr(float(self.confidence)).encode())
         return digest.hexdigest()[:12]
 
     @property
     def promise(self) -> str:
         """What the limit promises, in one sentence for people."""
-        return (
-            f"Of good parts like the {self.n_images} calibration images, at most "
-            f"{self.false_reject_rate:.2%} are expected to be flagged (raw score above {self.limit:.4f})."
-        )
+        rate, limit = f"{self.false_reject_rate:.2%}", f"(raw score above {self.limit:.4f})"
+        parts = f"of good parts like the {self.n_images} calibration images"
+        if self.confidence is None:
+            return f"{parts.capitalize()}, at most {rate} are expected to be flagged {limit}."
+        return f"With {100 * self.confidence:g}% confidence, at most {rate} {parts} are flagged {limit}."
 
     def p_value(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Conformal p-values in [1/(n+1), 1] of raw scores (m,)."""
@@ -118,7 +169,7 @@ class Calibration:
         return p
 
     def flagged(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Whether raw scores (m,) exceed the limit; the same as p <= alpha. What is not a number is flagged."""
+        """Whether raw scores (m,) exceed the limit, as p <= `p_value_limit` says. What is not a number is flagged."""
         return ~(np.asarray(scores, dtype=np.float64) <= self.limit)
 
     def normalise(self, scores: ArrayLike) -> NDArray[np.float64]:

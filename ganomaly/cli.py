@@ -58,7 +58,7 @@ def fit(
             "--config",
             "--recipe",
             metavar="FILE",
-            help="TOML file with any of the tables recipe, quality, network, training, score, calibration.",
+            help="TOML file with any of the tables recipe, quality, model, network, training, score, calibration.",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=10_000, help="Instead of training.epochs.")] = None,
@@ -299,12 +299,14 @@ def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
     return {
         "promise": calibration.promise,
         "recipe": config.recipe.summary,
+        "model": config.model.model_dump(),
         "network": config.network.model_dump(),
         "training": config.training.model_dump(),
         "score": config.score.method,
         "calibration": {
             "images": calibration.n_images,
             "false_reject_rate": calibration.false_reject_rate,
+            "confidence": calibration.confidence,
             "limit": calibration.limit,
             "id": calibration.id,
         },
@@ -317,7 +319,7 @@ def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
 
 def _as_text(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_as_text(item)}" for name, item in value.items())
+        return ", ".join(f"{name} {_as_text(item)}" for name, item in value.items() if item is not None)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

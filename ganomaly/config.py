@@ -2,12 +2,13 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from ganomaly.calibration import CalibrationConfig
 from ganomaly.errors import ConfigError
+from ganomaly.models import ModelConfig
 from ganomaly.networks import NetworkConfig
 from ganomaly.quality import QualityGate
 from ganomaly.recipe import Recipe
@@ -22,10 +23,32 @@ class DetectorConfig(BaseModel):
 
     recipe: Recipe = Recipe()
     quality: QualityGate = QualityGate()
+    model: ModelConfig = ModelConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     score: ScoreConfig = ScoreConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_score(cls, values: Any) -> Any:
+        """A comparator has the score of its paper, also where the file does not say so."""
+        if not isinstance(values, dict):
+            return values
+        model, score = values.get("model"), values.get("score", {})
+        kind = model.get("kind", "ganomaly") if isinstance(model, dict) else getattr(model, "kind", "ganomaly")
+        if kind == "ganomaly" or not isinstance(score, dict):
+            return values
+        return {**values, "score": {"method": "paper", **score}}
+
+    @model_validator(mode="after")
+    def _check_score(self) -> Self:
+        if self.model.kind != "ganomaly" and self.score.method != "paper":
+            raise ValueError(
+                f"score.method = {self.score.method!r}: a model of kind {self.model.kind!r} has the score of its paper "
+                "only; leave score.method out or set it to 'paper'"
+            )
+        return self
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -62,7 +85,7 @@ def validation_message(path: Path, error: ValidationError, model: type[BaseModel
     lines = []
     for mistake in error.errors():
         keys = [str(part) for part in mistake["loc"]]
-        name = ".".join(keys) or "the file"
+        name = ".".join(keys)
         if mistake["type"] == "extra_forbidden":
             allowed = ", ".join(sorted(_fields_at(model, keys[:-1])))
             lines.append(f"{path}: {name}: there is no such key; allowed here: {allowed}")
@@ -70,7 +93,8 @@ def validation_message(path: Path, error: ValidationError, model: type[BaseModel
             lines.append(f"{path}: {name}: is missing")
         else:
             message = mistake["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: {name} = {mistake['input']!r}: {message[:1].lower()}{message[1:]}")
+            found = f"{name} = {mistake['input']!r}: " if keys else ""  # of two tables: the message names them
+            lines.append(f"{path}: {found}{message[:1].lower()}{message[1:]}")
     return "\n".join(lines)
 
 

@@ -15,9 +15,9 @@ from ganomaly.config import DetectorConfig
 from ganomaly.detector_files import SavedDetector, read_files, write_files
 from ganomaly.errors import DetectorFileError
 from ganomaly.heatmap import HeatMapStatistics
-from ganomaly.networks import build_networks
+from ganomaly.models import build_model
 from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_images
-from ganomaly.scores import GaussianScore, describe, paper_score, residual_map
+from ganomaly.scores import GaussianScore, residual_map
 from ganomaly.splits import ROLES, plan_roles
 from ganomaly.training import EpochStats, to_input, train
 
@@ -25,6 +25,9 @@ Verdict = Literal["ok", "flagged", "unusable"]
 
 SCORING_BATCH = 32
 """Images per forward pass, always: smaller batches are padded, so that an image's score depends on no other image."""
+
+HEAT_MAP_SAMPLE = 256
+"""Images that suffice for the heat map's mean and deviation per location where nothing else is fitted on them."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Evidence:
     """What the networks say about N prepared images.
 
     Attributes:
-        features_nf: float32 (N, 2 D + 64), see `ganomaly.scores.describe`.
-        paper_n: float32 (N,), the paper's score.
+        features_nf: float32 (N, F), what the Gaussian score looks at; F = 0 for models that have no such score.
+        paper_n: float32 (N,), the score of the model's paper.
         residual_nhw: float32 (N, S, S), |x - x_hat|; empty (0, S, S) when not asked for.
     """
 
@@ -64,7 +67,7 @@ class Evidence:
 
 
 class Detector:
-    """GANomaly with its recipe and calibration.
+    """GANomaly, or a method to compare it with, with its recipe and calibration.
 
     Args:
         config: everything that defines the detector.
@@ -79,11 +82,9 @@ class Detector:
         self.device = pick_device(device)
         self.snapshot_id = snapshot_id
         self._rng = torch.Generator().manual_seed(self.config.training.seed)
-        generator, discriminator = build_networks(
-            self.config.recipe.size_px, self.config.recipe.channels, self.config.network, self._rng
-        )
-        self.generator = generator.to(self.device).eval()
-        self.discriminator = discriminator.to(self.device).eval()
+        recipe, network = self.config.recipe, self.config.network
+        model = build_model(recipe.size_px, recipe.channels, network, self.config.model, self._rng)
+        self.model = model.to(self.device).eval()
         self.gaussian: GaussianScore | None = None
         self.heat: HeatMapStatistics | None = None
         self.calibration: Calibration | None = None
@@ -131,9 +132,9 @@ class Detector:
         """Train the networks on prepared normal images, uint8 (N, S, S, C), one epoch per value drawn.
 
         Raises:
-            TrainingDivergedError: if a loss is not finite.
+            TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
-        return train(self.generator, self.discriminator, images_nhwc, self.config.training, self._rng)
+        return train(self.model, images_nhwc, self.config.training, self._rng)
 
     def calibrate(self, fit_nhwc: NDArray[np.uint8], calibrate_nhwc: NDArray[np.uint8]) -> None:
         """Fit the score's statistics on normal images and the reject limit on others that training never saw.
@@ -143,13 +144,16 @@ class Detector:
             calibrate_nhwc: prepared normal images, uint8 (M, S, S, C), that are not among the others.
 
         Raises:
-            TrainingDataError: if M is too small for the false-reject rate.
+            TrainingDataError: if M is too small for the false-reject rate and its confidence.
         """
-        rate = self.config.calibration.false_reject_rate
+        rate, confidence = self.config.calibration.false_reject_rate, self.config.calibration.confidence
+        with_gaussian = self.config.model.kind == "ganomaly"
+        if not with_gaussian:  # some methods take seconds for an image
+            fit_nhwc = _sample(fit_nhwc, HEAT_MAP_SAMPLE)
         fitted = self.examine(fit_nhwc, residuals=True)
         held_out = self.examine(calibrate_nhwc, residuals=True)
-        self.gaussian = GaussianScore.fit(fitted.features_nf)
-        self.calibration = Calibration.fit(self._raw_scores(held_out), rate)
+        self.gaussian = GaussianScore.fit(fitted.features_nf) if with_gaussian else None
+        self.calibration = Calibration.fit(self._raw_scores(held_out), rate, confidence)
         self.heat = HeatMapStatistics.fit(fitted.residual_nhw, held_out.residual_nhw, rate)
 
     def score(self, images: Sequence[ImageSource]) -> list[ImageScore]:
@@ -192,7 +196,7 @@ class Detector:
         assert self.heat is not None
         return self.heat.heat(self.examine(images_nhwc, residuals=True).residual_nhw)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def examine(self, images_nhwc: NDArray[np.uint8], *, residuals: bool = False) -> Evidence:
         """Run the networks over prepared images, uint8 (N, S, S, C), in batches of one fixed shape."""
         size_px = self.config.recipe.size_px
@@ -200,13 +204,13 @@ class Detector:
         for start in range(0, len(images_nhwc), SCORING_BATCH):
             batch = images_nhwc[start : start + SCORING_BATCH]
             x = to_input(_pad(batch), self.device)
-            out = self.generator(x)
-            residual = residual_map(x, out.x_hat_bchw) if residuals else x.new_empty((SCORING_BATCH, 0, 0))
-            columns = (describe(x, out), paper_score(out.z_bd, out.z_hat_bd), residual)
+            judged = self.model.judge(x)
+            residual = residual_map(x, judged.x_hat_bchw) if residuals else x.new_empty((SCORING_BATCH, 0, 0))
+            columns = (judged.features_bf, judged.score_b, residual)
             parts.append(tuple(column[: len(batch)].float().cpu() for column in columns))
         if not parts:
             return Evidence(
-                np.empty((0, 2 * self.config.network.latent_size + 64), np.float32),
+                np.empty((0, 0 if self.gaussian is None else len(self.gaussian.mean_f)), np.float32),
                 np.empty(0, np.float32),
                 np.empty((0, size_px, size_px), np.float32),
             )
@@ -219,20 +223,21 @@ class Detector:
             ValueError: if the detector is not calibrated.
         """
         calibration = self._calibrated()
-        assert self.gaussian is not None
         assert self.heat is not None
-        weights = {f"generator.{name}": tensor.cpu() for name, tensor in self.generator.state_dict().items()}
-        weights |= {f"discriminator.{name}": tensor.cpu() for name, tensor in self.discriminator.state_dict().items()}
+        weights = {name: tensor.cpu() for name, tensor in self.model.state_dict().items()}
         statistics = {
-            "gaussian.mean": self.gaussian.mean_f,
-            "gaussian.scale": self.gaussian.scale_f,
-            "gaussian.precision_root": self.gaussian.precision_root_ff,
-            "gaussian.shrinkage": np.array(self.gaussian.shrinkage),
             "heat.mean": self.heat.mean_hw,
             "heat.scale": self.heat.scale_hw,
             "heat.limit": np.array(self.heat.limit),
             "calibration.scores": calibration.scores_n,
         }
+        if self.gaussian is not None:
+            statistics |= {
+                "gaussian.mean": self.gaussian.mean_f,
+                "gaussian.scale": self.gaussian.scale_f,
+                "gaussian.precision_root": self.gaussian.precision_root_ff,
+                "gaussian.shrinkage": np.array(self.gaussian.shrinkage),
+            }
         description = {
             "config": self.config.model_dump(mode="json"),
             "snapshot_id": self.snapshot_id,
@@ -256,23 +261,23 @@ class Detector:
             config = DetectorConfig.model_validate(saved.description["config"])
             detector = cls(config, device=device, snapshot_id=saved.description["snapshot_id"])
             detector._restore(saved)
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise DetectorFileError(f"{folder}: the files do not make a detector: {error}") from error
         return detector
 
     def _restore(self, saved: SavedDetector) -> None:
-        for prefix, network in (("generator.", self.generator), ("discriminator.", self.discriminator)):
-            state = {name.removeprefix(prefix): t for name, t in saved.weights.items() if name.startswith(prefix)}
-            network.load_state_dict(state, strict=True)
+        self.model.load_state_dict(saved.weights, strict=True)
         numbers = {name: tensor.numpy() for name, tensor in saved.calibration.items()}
-        self.gaussian = GaussianScore(
-            numbers["gaussian.mean"],
-            numbers["gaussian.scale"],
-            numbers["gaussian.precision_root"],
-            float(numbers["gaussian.shrinkage"]),
-        )
+        if self.config.model.kind == "ganomaly":
+            self.gaussian = GaussianScore(
+                numbers["gaussian.mean"],
+                numbers["gaussian.scale"],
+                numbers["gaussian.precision_root"],
+                float(numbers["gaussian.shrinkage"]),
+            )
         self.heat = HeatMapStatistics(numbers["heat.mean"], numbers["heat.scale"], float(numbers["heat.limit"]))
-        self.calibration = Calibration(numbers["calibration.scores"], self.config.calibration.false_reject_rate)
+        promise = self.config.calibration
+        self.calibration = Calibration(numbers["calibration.scores"], promise.false_reject_rate, promise.confidence)
         if self.calibration.id != saved.description["calibration_id"]:
             raise ValueError(f"calibration id is {self.calibration.id}, recorded {saved.description['calibration_id']}")
 
@@ -310,6 +315,11 @@ def pick_device(name: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _sample(images_nhwc: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
+    """At most n of the images, at equal distances in their order."""
+    return images_nhwc[:: max(1, -(-len(images_nhwc) // n))]
 
 
 def _pad(batch_bhwc: NDArray[np.uint8]) -> NDArray[np.uint8]:

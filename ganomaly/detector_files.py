@@ -1,12 +1,15 @@
 """The saved form of a detector: a folder of one JSON and two safetensors files. Nothing in it is executable.
 
 - detector.json: configuration, snapshot id, versions, and the SHA-256 of all three (its own without the hashes)
-- weights.safetensors: generator and discriminator
+- weights.safetensors: the networks of the model
 - calibration.safetensors: statistics of the score and the heat map, calibration scores
+
+The hashes find damage and mix-ups. They are no signature: whoever may write the folder can write another detector.
 """
 
 import hashlib
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +22,12 @@ from torch import Tensor
 
 from ganomaly.errors import DetectorFileError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: a model of another kind than GANomaly, and a limit with confidence; format 1 is read as GANomaly without."""
 DESCRIPTION_FILE = "detector.json"
 WEIGHTS_FILE = "weights.safetensors"
 CALIBRATION_FILE = "calibration.safetensors"
+FILES = (DESCRIPTION_FILE, WEIGHTS_FILE, CALIBRATION_FILE)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class SavedDetector:
 def write_files(folder: Path, saved: SavedDetector) -> None:
     """Write the three files; ``detector.json`` last, so that an interrupted save is never taken for a whole one."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)  # where it is a link, what it leads to stays as it is
     hashes = {}
     for name, tensors in ((WEIGHTS_FILE, saved.weights), (CALIBRATION_FILE, saved.calibration)):
         data = save_tensors({key: tensor.contiguous() for key, tensor in tensors.items()})
@@ -58,9 +64,14 @@ def read_files(folder: Path) -> SavedDetector:
     """Read and check the three files.
 
     Raises:
-        DetectorFileError: if a file is missing, unreadable, altered, or of a newer format; names it.
+        DetectorFileError: if a file is missing, unreadable, altered, a link, of a newer format, or none of the three;
+            names it.
     """
     document = _read_description(folder / DESCRIPTION_FILE)
+    if added := sorted(path.name for path in folder.iterdir() if path.name not in FILES):
+        raise DetectorFileError(
+            f"{folder / added[0]}: is not part of a detector: remove it, nothing else may lie there"
+        )
     tensors = [_read_tensors(folder / name, document["sha256"].get(name)) for name in (WEIGHTS_FILE, CALIBRATION_FILE)]
     description = {key: value for key, value in document.items() if key not in ("format_version", "sha256")}
     return SavedDetector(description, *tensors)
@@ -69,7 +80,7 @@ def read_files(folder: Path) -> SavedDetector:
 def _read_description(path: Path) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DetectorFileError(f"{path}: is no valid JSON ({error}): damaged, fetch the detector again") from None
     version = document.get("format_version") if isinstance(document, dict) else None
     if not isinstance(version, int) or not isinstance(document.get("sha256"), dict):
@@ -79,6 +90,8 @@ def _read_description(path: Path) -> dict[str, Any]:
             f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest that this version of "
             "ganomaly reads: upgrade it"
         )
+    if other := sorted(set(document["sha256"]) - set(FILES)):
+        raise DetectorFileError(f"{path}: sha256 names {other[0]!r}; a detector is {', '.join(FILES)} and nothing else")
     if document["sha256"].get(DESCRIPTION_FILE) != _content_sha256(document):
         raise DetectorFileError(f"{path}: was altered after it was saved (by its SHA-256); fetch the detector again")
     return document
@@ -105,9 +118,10 @@ def _read_tensors(path: Path, expected_sha256: object) -> dict[str, Tensor]:
 
 def _read(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.lstat().st_mode):  # a link may lead anywhere, a pipe or device may never end
+            raise DetectorFileError(f"{path}: is a link or no file at all: put the file itself there")
         return path.read_bytes()
     except OSError as error:
         raise DetectorFileError(
-            f"{path}: cannot be read ({error.strerror or error}): a detector is a folder of {DESCRIPTION_FILE}, "
-            f"{WEIGHTS_FILE} and {CALIBRATION_FILE}"
+            f"{path}: cannot be read ({error.strerror or error}): a detector is a folder of {', '.join(FILES)}"
         ) from error

@@ -24,7 +24,7 @@ class TrainingDataError(ValueError):
 
 
 class TrainingDivergedError(RuntimeError):
-    """A loss became infinite or not a number."""
+    """A loss or a weight became infinite or not a number; the model has the weights of the last good epoch."""
 
 
 class DetectorFileError(ValueError):

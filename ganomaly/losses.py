@@ -1,4 +1,7 @@
-"""The losses of GANomaly (arXiv 1805.06725, section 3.3), each a mean over batch and elements as the authors train."""
+"""The losses of GANomaly (arXiv 1805.06725, section 3.3) and those of every GAN, each a mean over batch and elements.
+
+Equations are those of the paper; its authors train with means, too.
+"""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
@@ -25,3 +28,8 @@ def discriminator_loss(logits_real_b: Tensor, logits_fake_b: Tensor) -> Tensor:
     real = F.binary_cross_entropy_with_logits(logits_real_b, torch.ones_like(logits_real_b))
     fake = F.binary_cross_entropy_with_logits(logits_fake_b, torch.zeros_like(logits_fake_b))
     return (real + fake) / 2
+
+
+def generator_loss(logits_fake_b: Tensor) -> Tensor:
+    """Binary cross-entropy of fake taken for real; unlike log(1 - D) it teaches while D wins (Goodfellow 2014)."""
+    return F.binary_cross_entropy_with_logits(logits_fake_b, torch.ones_like(logits_fake_b))

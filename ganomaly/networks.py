@@ -1,7 +1,7 @@
-"""The networks of GANomaly (arXiv 1805.06725, section 3.2 and figure 2): encoder, decoder, generator, discriminator.
+"""The networks that all methods are built of: encoder, decoder and discriminator of DCGAN's shape (arXiv 1511.06434).
 
-Plain modules: they know no loss, no data and no score. Shape suffixes on tensor names:
-b batch, c channels, h height, w width, d latent size.
+Sizes as in GANomaly (arXiv 1805.06725, section 3.2 and figure 2). Plain modules: they know no loss, no data and no
+score. Shape suffixes on tensor names: b batch, c channels, h height, w width, d latent size, k any other vector's size.
 """
 
 from typing import Literal, NamedTuple
@@ -24,14 +24,6 @@ class NetworkConfig(BaseModel):
     decoder_activation: Literal["relu", "leaky_relu"] = Field(
         "relu", description="the paper uses ReLU in the decoder; some published notes say leaky ReLU"
     )
-
-
-class GeneratorOutput(NamedTuple):
-    """What one pass through the generator and its second encoder yields."""
-
-    x_hat_bchw: Tensor
-    z_bd: Tensor
-    z_hat_bd: Tensor
 
 
 def pyramid_sides(size_px: int) -> list[int]:
@@ -69,7 +61,7 @@ class FeaturePyramid(nn.Sequential):
 
 
 class Encoder(nn.Module):
-    """G_E and E: (B, C, S, S) in [-1, 1] to latent vectors (B, D)."""
+    """Images (B, C, S, S) in [-1, 1] to latent vectors (B, D)."""
 
     def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -83,7 +75,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """G_D: latent vectors (B, D) to images (B, C, S, S) in [-1, 1]."""
+    """Latent vectors (B, D) to images (B, C, S, S) in [-1, 1]."""
 
     def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -114,22 +106,6 @@ class Decoder(nn.Module):
         return x_bchw
 
 
-class Generator(nn.Module):
-    """G with the second encoder E: x to z to x_hat to z_hat (figure 2, the upper and right-hand networks)."""
-
-    def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
-        super().__init__()
-        self.encoder = Encoder(size_px, channels, config)
-        self.decoder = Decoder(size_px, channels, config)
-        self.second_encoder = Encoder(size_px, channels, config)
-
-    def forward(self, x_bchw: Tensor) -> GeneratorOutput:
-        """Reconstruct images (B, C, S, S) and encode the reconstruction again."""
-        z_bd = self.encoder(x_bchw)
-        x_hat_bchw = self.decoder(z_bd)
-        return GeneratorOutput(x_hat_bchw, z_bd, self.second_encoder(x_hat_bchw))
-
-
 class DiscriminatorOutput(NamedTuple):
     """Real-or-fake logits (B,) and the feature map f of the last hidden layer (B, F, side, side)."""
 
@@ -138,7 +114,7 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """D of DCGAN; its last hidden layer is the feature map f that the adversarial loss matches (equation 2)."""
+    """D of DCGAN; its last hidden layer is the feature map f that losses and scores compare images by."""
 
     def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -152,7 +128,7 @@ class Discriminator(nn.Module):
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights anew as DCGAN does: convolutions N(0, 0.02), batch norm N(1, 0.02) with bias 0.
+    """Draw all weights anew as DCGAN does: convolutions and linear layers N(0, 0.02), batch norm N(1, 0.02), biases 0.
 
     Args:
         module: on any device.
@@ -161,6 +137,9 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             _draw_normal(layer.weight, 0.0, generator)
+        elif isinstance(layer, nn.Linear):
+            _draw_normal(layer.weight, 0.0, generator)
+            nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
             _draw_normal(layer.weight, 1.0, generator)
@@ -170,18 +149,3 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 def _draw_normal(weight: Tensor, mean: float, generator: torch.Generator) -> None:
     # drawn on the CPU, where the generator lives: the weight may be on another device
     weight.copy_(torch.empty(weight.shape).normal_(mean, 0.02, generator=generator))
-
-
-def build_networks(
-    size_px: int, channels: int, config: NetworkConfig, generator: torch.Generator
-) -> tuple[Generator, Discriminator]:
-    """Build generator and discriminator with weights drawn from ``generator`` (a CPU generator).
-
-    The global random state is left as it was.
-    """
-    with torch.random.fork_rng(devices=[]):
-        networks = Generator(size_px, channels, config), Discriminator(size_px, channels, config)
-    for network in networks:
-        initialise(network, generator)
-        network.to(memory_format=torch.channels_last)
-    return networks

@@ -6,7 +6,7 @@ normal images instead of averaging noise and signal alike.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.covariance import ledoit_wolf  # type: ignore[import-untyped]
 from torch import Tensor
-
-from ganomaly.networks import GeneratorOutput
 
 RESIDUAL_GRID = 8
 
@@ -28,7 +26,8 @@ class ScoreConfig(BaseModel):
 
     method: Literal["gaussian", "paper"] = Field(
         "gaussian",
-        description="gaussian: Mahalanobis distance over z, z - z_hat and the residual; paper: mean |z - z_hat|",
+        description="gaussian: Mahalanobis distance over z, z - z_hat and the residual; paper: mean |z - z_hat|, or "
+        "the score of the comparator's paper",
     )
 
 
@@ -42,10 +41,10 @@ def residual_map(x_bchw: Tensor, x_hat_bchw: Tensor) -> Tensor:
     return (x_bchw - x_hat_bchw).abs().mean(1)
 
 
-def describe(x_bchw: Tensor, out: GeneratorOutput) -> Tensor:
+def describe(x_bchw: Tensor, x_hat_bchw: Tensor, z_bd: Tensor, z_hat_bd: Tensor) -> Tensor:
     """Everything the Gaussian score looks at, (B, 2 D + 64): z, z - z_hat, the mean residual in 8 x 8 fields."""
-    fields_bf = F.adaptive_avg_pool2d(residual_map(x_bchw, out.x_hat_bchw)[:, None], RESIDUAL_GRID).flatten(1)
-    return torch.cat([out.z_bd, out.z_bd - out.z_hat_bd, fields_bf], dim=1)
+    fields_bf = F.adaptive_avg_pool2d(residual_map(x_bchw, x_hat_bchw)[:, None], RESIDUAL_GRID).flatten(1)
+    return torch.cat([z_bd, z_bd - z_hat_bd, fields_bf], dim=1)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class GaussianScore:
         mean = features.mean(0)
         scale = np.maximum(features.std(0), 1e-8)
         covariance, shrinkage = ledoit_wolf((features - mean) / scale, assume_centered=True)
-        root = np.linalg.inv(np.linalg.cholesky(covariance))
+        root = np.linalg.inv(_cholesky(covariance))
         return cls(mean, scale, root, float(shrinkage))
 
     def score(self, features_nf: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -87,3 +86,11 @@ class GaussianScore:
         whitened = np.einsum("nf,gf->ng", standardised, self.precision_root_ff)
         distance: NDArray[np.float64] = np.sqrt(np.einsum("ng,ng->n", whitened, whitened) / features_nf.shape[1])
         return distance
+
+
+def _cholesky(covariance_ff: NDArray[Any]) -> NDArray[Any]:
+    """L with L L^T = the covariance, with a little noise added where images all alike leave directions without any."""
+    try:
+        return np.linalg.cholesky(covariance_ff)
+    except np.linalg.LinAlgError:
+        return np.linalg.cholesky(covariance_ff + 1e-3 * np.eye(len(covariance_ff)))

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ganomaly.calibration import CalibrationConfig, required_calibration_images
+from ganomaly.calibration import CalibrationConfig, too_few_images
 from ganomaly.errors import TrainingDataError
 from ganomaly.preparation import Prepared
 
@@ -93,12 +93,12 @@ def _check_usable(prepared: Sequence[Prepared]) -> None:
 def _check_counts(roles: NDArray[np.str_], config: CalibrationConfig) -> None:
     counts = Counter(roles.tolist())
     usable = sum(counts[role] for role in ROLES)
-    needed = required_calibration_images(config.false_reject_rate)
-    if counts["calibrate"] < needed:
+    fault = too_few_images(counts["calibrate"], config.false_reject_rate, config.confidence)
+    if fault is not None:
         raise TrainingDataError(
             f"too few images to calibrate: {counts['calibrate']} of {usable} usable ones are held out for calibration, "
-            f"but a false-reject rate of {config.false_reject_rate:g} takes at least {needed} (n >= 1/rate - 1); add "
-            "images of good parts, raise calibration.calibrate_fraction or calibration.false_reject_rate"
+            f"but {fault}; add images of good parts, raise calibration.calibrate_fraction or "
+            "calibration.false_reject_rate"
         )
     if counts["train"] < 2:
         raise TrainingDataError(

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from ganomaly.errors import TrainingDivergedError
-from ganomaly.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss
-from ganomaly.networks import Discriminator, Generator, initialise
+from ganomaly.models.base import Losses, Model
+from ganomaly.networks import initialise
 
 DISCRIMINATOR_COLLAPSED = 1e-5
 
@@ -29,14 +29,19 @@ class TrainingConfig(BaseModel):
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")
     weight_adversarial: float = Field(1.0, ge=0, description="w_adv of equation 5")
-    weight_contextual: float = Field(50.0, ge=0, description="w_con of equation 5")
+    weight_contextual: float = Field(
+        50.0, ge=0, description="w_con of equation 5; weighs the reconstruction of an aae, too"
+    )
     weight_encoder: float = Field(1.0, ge=0, description="w_enc of equation 5")
     seed: int = Field(0, ge=0, description="draws the weights, the order of images and the split by part")
 
 
 @dataclass(frozen=True)
 class EpochStats:
-    """Means over one epoch; the losses are unweighted."""
+    """Means over one epoch; the terms of the generator's loss are unweighted, and 0 where the method has no such term.
+
+    Everything but the discriminator counts as the generator here.
+    """
 
     epoch: int
     epochs: int
@@ -56,56 +61,44 @@ def to_input(images_bhwc: NDArray[np.uint8] | Tensor, device: torch.device) -> T
 
 
 class Trainer:
-    """One generator, one discriminator and their optimisers, stepped together."""
+    """A model's two players and their optimisers, stepped together."""
 
-    def __init__(
-        self,
-        generator: Generator,
-        discriminator: Discriminator,
-        config: TrainingConfig,
-        rng: torch.Generator,
-    ) -> None:
-        self.generator = generator
-        self.discriminator = discriminator
+    def __init__(self, model: Model, config: TrainingConfig, rng: torch.Generator) -> None:
+        self.model = model
         self.config = config
         self.rng = rng
         self.discriminator_restarts = 0
         betas = (config.beta1, config.beta2)
-        self.generator_parameters = list(generator.parameters())
-        self.discriminator_parameters = list(discriminator.parameters())
+        self.generator_parameters, self.discriminator_parameters = model.players()
         self.optimiser_g = torch.optim.Adam(self.generator_parameters, config.learning_rate, betas)
         self.optimiser_d = torch.optim.Adam(self.discriminator_parameters, config.learning_rate, betas)
 
     def step(self, x_bchw: Tensor) -> Tensor:
-        """Update both networks on one batch.
-
-        The discriminator sees the real and the reconstructed images once each: both losses share the pass, and each
-        gradient is taken for its own network's weights only.
+        """Update both players on one batch, each by the gradient of its own loss.
 
         Returns:
             The losses (5,): generator, adversarial, contextual, encoder, discriminator; detached, on the device.
         """
-        config = self.config
-        fake = self.generator(x_bchw)
-        real_judged = self.discriminator(x_bchw)
-        fake_judged = self.discriminator(fake.x_hat_bchw)
-        adversarial = adversarial_loss(real_judged.features_bchw.detach(), fake_judged.features_bchw)
-        contextual = contextual_loss(x_bchw, fake.x_hat_bchw)
-        encoder = encoder_loss(fake.z_bd, fake.z_hat_bd)
-        loss_g = (
-            config.weight_adversarial * adversarial
-            + config.weight_contextual * contextual
-            + config.weight_encoder * encoder
-        )
-        loss_d = discriminator_loss(real_judged.logits_b, fake_judged.logits_b)
+        losses = self.model.losses(x_bchw, self.rng)
+        loss_g, loss_d = self._generator_loss(losses), losses.discriminator
         gradients_g = torch.autograd.grad(loss_g, self.generator_parameters, retain_graph=True)
         gradients_d = torch.autograd.grad(loss_d, self.discriminator_parameters)
         self._update(self.optimiser_g, self.generator_parameters, gradients_g)
         self._update(self.optimiser_d, self.discriminator_parameters, gradients_d)
         if loss_d.item() < DISCRIMINATOR_COLLAPSED:
-            initialise(self.discriminator, self.rng)
+            initialise(self.model.discriminator, self.rng)
             self.discriminator_restarts += 1
-        return torch.stack([loss_g, adversarial, contextual, encoder, loss_d]).detach()
+        none = torch.zeros_like(loss_d)
+        terms = (none if term is None else term for term in (losses.contextual, losses.encoder))
+        return torch.stack([loss_g, losses.adversarial, *terms, loss_d]).detach()
+
+    def _generator_loss(self, losses: Losses) -> Tensor:
+        loss = self.config.weight_adversarial * losses.adversarial
+        if losses.contextual is not None:
+            loss = loss + self.config.weight_contextual * losses.contextual
+        if losses.encoder is not None:
+            loss = loss + self.config.weight_encoder * losses.encoder
+        return loss
 
     @staticmethod
     def _update(
@@ -118,41 +111,36 @@ class Trainer:
 
 
 def train(
-    generator: Generator,
-    discriminator: Discriminator,
-    images_nhwc: NDArray[np.uint8],
-    config: TrainingConfig,
-    rng: torch.Generator,
+    model: Model, images_nhwc: NDArray[np.uint8], config: TrainingConfig, rng: torch.Generator
 ) -> Iterator[EpochStats]:
-    """Train both networks in place, one epoch for each value that is drawn from the iterator.
+    """Train a model in place, one epoch for each value that is drawn from the iterator.
 
     Args:
-        generator: G_E, G_D and E, on the device to train on.
-        discriminator: D, on the same device.
+        model: on the device to train on.
         images_nhwc: the recipe's output for normal images, uint8 (N, S, S, C).
         config: epochs, batch size and weights.
         rng: a CPU generator; with the same state, images and machine the weights come out bit by bit the same.
 
     Yields:
-        The epoch's mean losses. Both networks are left in ``eval()`` mode after each epoch.
+        The epoch's mean losses. The model is left in ``eval()`` mode after each epoch.
 
     Raises:
-        TrainingDivergedError: if a loss is infinite or not a number; names epoch and loss.
+        TrainingDivergedError: if a loss or a weight is infinite or not a number; names epoch and loss. The model has
+            the weights of the epoch before, in ``eval()`` mode.
     """
-    device = next(generator.parameters()).device
-    trainer = Trainer(generator, discriminator, config, rng)
+    device = next(model.parameters()).device
+    trainer = Trainer(model, config, rng)
     n_images = len(images_nhwc)
     n_batches = max(1, round(n_images / config.batch_size))
     for epoch in range(1, config.epochs + 1):
-        generator.train()
-        discriminator.train()
+        last_good = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.train()
         started = time.perf_counter()
         order = torch.randperm(n_images, generator=rng).numpy()
         losses = [
             trainer.step(to_input(images_nhwc[np.sort(batch)], device)) for batch in np.array_split(order, n_batches)
         ]
-        generator.eval()
-        discriminator.eval()
+        model.eval()
         loss_g, adversarial, contextual, encoder, loss_d = torch.stack(losses).mean(0).tolist()
         seconds = time.perf_counter() - started
         stats = EpochStats(
@@ -166,15 +154,22 @@ def train(
             discriminator_restarts=trainer.discriminator_restarts,
             images_per_s=n_images / seconds,
         )
-        _check_finite(stats)
+        if (fault := _find_fault(stats, model)) is not None:
+            model.load_state_dict(last_good)
+            kept = f"of epoch {epoch - 1}" if epoch > 1 else "drawn at the start"
+            raise TrainingDivergedError(
+                f"training diverged in epoch {epoch} of {config.epochs}: {fault}; try a smaller training.learning_rate "
+                f"(the weights {kept} are kept)"
+            )
         yield stats
 
 
-def _check_finite(stats: EpochStats) -> None:
+def _find_fault(stats: EpochStats, model: Model) -> str | None:
+    """The first loss or weight that is infinite or not a number, None if there is none."""
     for name in ("loss_adversarial", "loss_contextual", "loss_encoder", "loss_discriminator"):
-        value = getattr(stats, name)
-        if not math.isfinite(value):
-            raise TrainingDivergedError(
-                f"training diverged in epoch {stats.epoch} of {stats.epochs}: {name} = {value}; "
-                "try a smaller training.learning_rate"
-            )
+        if not math.isfinite(value := getattr(stats, name)):
+            return f"{name} = {value}"
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            return f"the losses are finite, but after them {name} is not"
+    return None

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.stats import beta
 
 from ganomaly import Calibration, TrainingDataError
 from ganomaly.calibration import CalibrationConfig, required_calibration_images
@@ -77,7 +78,7 @@ def test_all_calibration_scores_alike() -> None:
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize(("n", "rate"), [(19, 0.05), (30, 0.05), (50, 0.1), (9, 0.1), (37, 0.29)])
+@pytest.mark.parametrize(("n", "rate"), [(19, 0.05), (30, 0.05), (50, 0.1), (9, 0.1), (37, 0.29), (250, 0.01)])
 def test_marginal_false_reject_rate_is_kept(n: int, rate: float, tied: bool) -> None:
     """More good parts would be rejected than the detector promises."""
     rng = np.random.default_rng(n)
@@ -97,8 +98,73 @@ def test_needs_one_over_alpha_minus_one_images(rate: float, needed: int) -> None
     assert required_calibration_images(rate) == needed
     calibration = Calibration.fit(np.arange(needed), rate)
     assert calibration.flagged([needed])[0]
-    with pytest.raises(TrainingDataError, match=rf"^{needed - 1} calibration images.*{rate:g}.*at least {needed} "):
+    message = rf"^{needed - 1} calibration images.*{rate:g} takes at least {needed} "
+    with pytest.raises(TrainingDataError, match=message):
         Calibration.fit(np.arange(needed - 1), rate)
+
+
+@pytest.mark.parametrize(
+    ("rate", "confidence", "needed"),
+    [(0.05, 0.95, 59), (0.01, 0.99, 459), (0.1, 0.9, 22), (0.05, 0.5, 19), (0.5, 0.75, 2)],
+)
+def test_confidence_needs_more_images(rate: float, confidence: float, needed: int) -> None:
+    """A confidence would be promised that so few images cannot give, or images be asked for without need."""
+    assert required_calibration_images(rate, confidence) == needed
+    assert (1 - rate) ** needed <= 1 - confidence + 1e-12
+    calibration = Calibration.fit(np.arange(needed), rate, confidence)
+    assert calibration.flagged([needed])[0]
+    message = rf"^{needed - 1} calibration .*rate of {rate:g} with confidence {confidence:g} takes at least {needed} "
+    with pytest.raises(TrainingDataError, match=message):
+        Calibration.fit(np.arange(needed - 1), rate, confidence)
+
+
+CASES = [(59, 0.05, 0.95), (100, 0.05, 0.9), (300, 0.05, 0.95), (200, 0.1, 0.9), (60, 0.2, 0.99), (1000, 0.01, 0.95)]
+
+
+@pytest.mark.parametrize("levels", [None, 40, 7], ids=["continuous", "40 levels", "7 levels"])
+@pytest.mark.parametrize(("n", "rate", "confidence"), CASES)
+def test_confident_limit_keeps_the_rate_in_enough_calibrations(
+    n: int, rate: float, confidence: float, levels: int | None
+) -> None:
+    """More calibrations than delta would reject more good parts than promised, and nobody would notice until they do.
+
+    Scores are uniform, or rounded down to a few levels: then the true rate of a limit is known, and each of 2,000
+    calibrations can be compared with it.
+    """
+    rng = np.random.default_rng(n)
+    splits, tests = 2000, 50
+    draws = rng.uniform(size=(splits, n + tests))
+    draws = draws if levels is None else np.floor(levels * draws) / levels
+    fitted = [Calibration.fit(draw[:n], rate, confidence) for draw in draws]
+    true_rates = np.array([1 - calibration.limit - (0 if levels is None else 1 / levels) for calibration in fitted])
+    above = np.mean(true_rates > rate + 1e-12)
+    delta = 1 - confidence
+    assert above <= delta + 3 * np.sqrt(delta * (1 - delta) / splits)
+    r = fitted[0].n_above
+    realised = np.mean([calibration.flagged(draw[n:]).mean() for calibration, draw in zip(fitted, draws, strict=True)])
+    error = 3 * np.sqrt(true_rates.var() / splits + rate / (splits * tests))
+    assert abs(realised - true_rates.mean()) < error
+    if levels is None:
+        attainable = 1 - beta.cdf(rate, r + 1, n - r)
+        assert above >= attainable - 3 * np.sqrt(attainable / splits)  # and no escapes given away
+        assert 1 - beta.cdf(rate, r + 2, n - r - 1) > delta  # one more score above the limit would be too many
+        assert abs(realised - (r + 1) / (n + 1)) < error
+
+
+@settings(deadline=None)
+@given(st.integers(20, 400), RATES, st.sampled_from([0.5, 0.8, 0.95, 0.999]))
+def test_confidence_only_raises_the_limit(n: int, rate: float, confidence: float) -> None:
+    """A promise with confidence would be weaker on average than the one without."""
+    scores = np.arange(n)
+    if n < required_calibration_images(rate, confidence):
+        return
+    average, confident = Calibration.fit(scores, rate), Calibration.fit(scores, rate, confidence)
+    assert confident.limit >= average.limit
+    assert confident.p_value_limit <= rate + 1e-12
+    everything = np.arange(-1, n + 1) + 0.5
+    np.testing.assert_array_equal(
+        confident.flagged(everything), confident.p_value(everything) <= confident.p_value_limit + 1e-12
+    )
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -120,6 +186,7 @@ def test_id_is_of_the_content() -> None:
     assert first.id == Calibration.fit(scores[::-1], 0.1).id
     assert first.id != Calibration.fit(scores, 0.2).id
     assert first.id != Calibration.fit(scores + 1e-12, 0.1).id
+    assert len({Calibration.fit(scores, 0.2, confidence).id for confidence in (None, 0.8, 0.9)}) == 3
     assert len(first.id) == 12
 
 
@@ -130,6 +197,15 @@ def test_promise_names_rate_images_and_limit() -> None:
     assert "39 calibration images" in calibration.promise
     assert "5.00%" in calibration.promise
     assert "37.0000" in calibration.promise
+    assert "expected" in calibration.promise
+    assert "confidence" not in calibration.promise
+
+
+def test_promise_names_its_confidence() -> None:
+    """Nobody could tell a promise on average from one for this calibration."""
+    promise = Calibration.fit(np.arange(100), 0.05, 0.95).promise
+    assert promise.startswith("With 95% confidence, at most 5.00% of good parts like the 100 calibration images are ")
+    assert "expected" not in promise
 
 
 def test_fractions_must_leave_images_for_training() -> None:

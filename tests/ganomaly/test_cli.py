@@ -130,16 +130,18 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
         detector.snapshot_id,
         "latent_size 16",
         "epochs 8",
+        "kind ganomaly",
     )
     assert [text for text in wanted if text not in result.stdout] == []
     facts = json.loads(ganomaly("info", model, "--json").stdout)
     assert facts["calibration"] == {
         "images": 30,
         "false_reject_rate": 0.1,
+        "confidence": None,
         "limit": detector.calibration.limit,
         "id": detector.calibration.id,
     }
-    assert facts["format_version"] == 1
+    assert facts["format_version"] == 2
     assert set(facts["versions"]) == {"torch", "numpy"}
     assert facts["size_bytes"] == sum(path.stat().st_size for path in model.iterdir())
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ganomaly import ConfigError, DetectorConfig, load_config
+from ganomaly.models import ModelConfig
 
 
 def message(path: Path, content: str) -> str:
@@ -32,7 +33,7 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
     ("content", "wanted"),
     [
         ("[recipe]\nsize = 64\n", ["recipe.size: there is no such key; allowed here: channels, clip, "]),
-        ("[trainig]\n", ["trainig: there is no such key; allowed here: calibration, network, quality, recipe, "]),
+        ("[trainig]\n", ["trainig: there is no such key; allowed here: calibration, model, network, quality, "]),
         ("[training]\nepochs = 'many'\n", ["training.epochs = 'many'", "integer"]),
         ("[training]\nepochs = 0\n", ["training.epochs = 0", "greater than or equal to 1"]),
         ("[training]\nlearning_rate = nan\n", ["training.learning_rate = nan", "less than or equal to 1"]),
@@ -44,6 +45,13 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
         ("[calibration]\nfalse_reject_rate = 1\n", ["calibration.false_reject_rate = 1", "less than 1"]),
         ("[calibration]\ncalibrate_fraction = 0.95\n", ["calibrate_fraction + fit_fraction = 1.05", "less than 1"]),
         ("recipe = 3\n", ["recipe = 3"]),
+        ("[model]\nkind = 'vae'\n", ["model.kind = 'vae'", "'ganomaly', 'egbad', 'anogan' or 'aae'"]),
+        ("[model]\nsearch_steps = 0\n", ["model.search_steps = 0", "greater than or equal to 1"]),
+        ("[model]\nfeature_weight = 2\n", ["model.feature_weight = 2", "less than or equal to 1"]),
+        (
+            "[model]\nkind = 'aae'\n[score]\nmethod = 'gaussian'\n",
+            ["score.method = 'gaussian': a model of kind 'aae' has the score of its paper only", "leave score.method"],
+        ),
     ],
 )
 def test_mistakes_name_file_key_value_and_allowed(tmp_path: Path, content: str, wanted: list[str]) -> None:
@@ -71,3 +79,15 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"bad\.toml: is not valid TOML"):
         load_config(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("kind", ["egbad", "anogan", "aae"])
+def test_a_comparator_has_the_score_of_its_paper(tmp_path: Path, kind: str) -> None:
+    """A comparator would need a second setting to work at all, or be saved with a score that it does not have."""
+    path = tmp_path / "detector.toml"
+    path.write_text(f"[model]\nkind = '{kind}'\n")
+    config = load_config(path)
+    assert config.score.method == "paper"
+    assert DetectorConfig.model_validate(config.model_dump()) == config
+    assert DetectorConfig(model=ModelConfig(kind=kind)) == config
+    assert DetectorConfig().score.method == "gaussian"

@@ -14,8 +14,8 @@ DrawParts = Callable[..., list[np.ndarray]]
 
 
 def weights(detector: Detector) -> dict[str, torch.Tensor]:
-    """All weights and buffers of both networks."""
-    return {**detector.generator.state_dict(prefix="g."), **detector.discriminator.state_dict(prefix="d.")}
+    """All weights and buffers of the networks."""
+    return detector.model.state_dict()
 
 
 def with_seed(config: DetectorConfig, seed: int) -> DetectorConfig:
@@ -42,7 +42,8 @@ def test_another_seed_gives_another_detector(draw_parts: DrawParts, tiny_config:
     """The seed would not reach the weights, and "trained with three seeds" would mean three times the same."""
     images = draw_parts(70, seed=2)
     first, second = (Detector.fit(images, config=with_seed(tiny_config, s), device="cpu") for s in (0, 1))
-    assert not torch.equal(first.generator.encoder.to_latent.weight, second.generator.encoder.to_latent.weight)
+    name = "generator.encoder.to_latent.weight"
+    assert not torch.equal(weights(first)[name], weights(second)[name])
     assert first.score(images[:3]) != second.score(images[:3])
 
 
@@ -63,7 +64,7 @@ def test_score_alone_equals_score_in_a_batch(trained: Detector, draw_parts: Draw
     alone, together = trained.score([wanted])[0], trained.score(images)[position]
     assert together.raw == pytest.approx(alone.raw, rel=1e-5)
     assert together.verdict == alone.verdict
-    assert not trained.generator.training
+    assert not trained.model.training
 
 
 def test_heat_map_alone_equals_heat_map_in_a_batch(trained: Detector, draw_parts: DrawParts) -> None:

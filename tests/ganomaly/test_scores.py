@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
 
-from ganomaly.networks import GeneratorOutput
 from ganomaly.scores import GaussianScore, describe, paper_score, residual_map
 
 
@@ -20,7 +19,7 @@ def test_description_by_hand() -> None:
     x, x_hat = torch.zeros(1, 3, 32, 32), torch.zeros(1, 3, 32, 32)
     x_hat[0, 1, 4:8, 8:12] = 0.75  # one field of 4 x 4 px in the second row and third column, in one channel of three
     z, z_hat = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.5, 4.0]])
-    described = describe(x, GeneratorOutput(x_hat, z, z_hat))[0]
+    described = describe(x, x_hat, z, z_hat)[0]
     assert described[:4].tolist() == [1.0, 2.0, 0.5, -2.0]
     fields = described[4:].reshape(8, 8)
     assert fields[1, 2] == pytest.approx(0.25)
@@ -61,6 +60,16 @@ def test_more_features_than_images_and_constant_features_are_fine() -> None:
     scores = GaussianScore.fit(features).score(np.vstack([features, features[:1] + 10]))
     assert np.isfinite(scores).all()
     assert scores[-1] > scores[:-1].max()
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_images_all_alike_give_finite_scores(n: int) -> None:
+    """A camera that sends one picture again and again would end the training in a message about matrices."""
+    alike = np.full((n, 6), 0.3)
+    for features in (alike, alike + np.arange(n)[:, None] % 2):
+        scores = GaussianScore.fit(features).score(np.vstack([features, features[:1] + 10]))
+        assert np.isfinite(scores).all()
+        assert scores[-1] > scores[:-1].max()
 
 
 def test_rows_are_scored_alike_alone_and_together() -> None:

@@ -1,0 +1,65 @@
+"""GANomaly (Akcay, Atapour-Abarghouei, Breckon 2018, arXiv 1805.06725): encode, decode, encode again.
+
+An image that looks normal comes back from the decoder as it was, and its second latent vector equals the first.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ganomaly.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss
+from ganomaly.models.base import Judgement, Losses, Model
+from ganomaly.networks import Decoder, Discriminator, Encoder, NetworkConfig
+from ganomaly.scores import describe, paper_score
+
+
+class GeneratorOutput(NamedTuple):
+    """What one pass through the generator and its second encoder yields."""
+
+    x_hat_bchw: Tensor
+    z_bd: Tensor
+    z_hat_bd: Tensor
+
+
+class Generator(nn.Module):
+    """G with the second encoder E: x to z to x_hat to z_hat (figure 2, the upper and right-hand networks)."""
+
+    def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(size_px, channels, config)
+        self.decoder = Decoder(size_px, channels, config)
+        self.second_encoder = Encoder(size_px, channels, config)
+
+    def forward(self, x_bchw: Tensor) -> GeneratorOutput:
+        """Reconstruct images (B, C, S, S) and encode the reconstruction again."""
+        z_bd = self.encoder(x_bchw)
+        x_hat_bchw = self.decoder(z_bd)
+        return GeneratorOutput(x_hat_bchw, z_bd, self.second_encoder(x_hat_bchw))
+
+
+class GANomaly(Model):
+    """The generator with its second encoder, and the discriminator whose features it learns to match."""
+
+    def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
+        super().__init__()
+        self.generator = Generator(size_px, channels, config)
+        self.discriminator = Discriminator(size_px, channels, config)
+
+    def losses(self, x_bchw: Tensor, rng: torch.Generator) -> Losses:  # noqa: ARG002 - draws no noise
+        """L_adv, L_con and L_enc (equations 2 to 4), and real against reconstructed images for D."""
+        fake = self.generator(x_bchw)
+        real_judged = self.discriminator(x_bchw)
+        fake_judged = self.discriminator(fake.x_hat_bchw)
+        return Losses(
+            discriminator=discriminator_loss(real_judged.logits_b, fake_judged.logits_b),
+            adversarial=adversarial_loss(real_judged.features_bchw.detach(), fake_judged.features_bchw),
+            contextual=contextual_loss(x_bchw, fake.x_hat_bchw),
+            encoder=encoder_loss(fake.z_bd, fake.z_hat_bd),
+        )
+
+    def judge(self, x_bchw: Tensor) -> Judgement:
+        """The latent distance (equation 6), the reconstruction, and the features of `ganomaly.scores.describe`."""
+        out = self.generator(x_bchw)
+        features_bf = describe(x_bchw, out.x_hat_bchw, out.z_bd, out.z_hat_bd)
+        return Judgement(paper_score(out.z_bd, out.z_hat_bd), out.x_hat_bchw, features_bf)
