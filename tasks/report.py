@@ -46,7 +46,9 @@ SCORE_SCHEMA = pa.schema(
     ]
 )
 FAILURE_COLUMNS = ("key", "reason", "detail")
-STRAY_REASON = "key_layout"
+STRAY_KEY = "key_layout"
+STRAY_SIZE = "object_too_large"
+STRAY_REASONS = (STRAY_KEY, STRAY_SIZE)
 VERDICTS = ("ok", "flagged", "unusable")
 
 FLAGGED_CSV_COLUMNS = (
@@ -368,7 +370,7 @@ def accounting_problem(report: NightReport) -> str | None:
             f"The numbers do not add up: {_integer(counts.listed)} images listed, but scored + scored earlier + "
             f"unusable + failed = {_integer(counts.accounted)}."
         )
-    strays = int((report.failures["reason"] == STRAY_REASON).sum())  # counted as unusable, but of no known part
+    strays = int(report.failures["reason"].isin(STRAY_REASONS).sum())  # counted as unusable, but of no known part
     if len(report.scores) + strays < counts.listed - counts.failed:
         return (
             f"The report is incomplete: {_integer(counts.listed - counts.failed - strays)} images were judged, "

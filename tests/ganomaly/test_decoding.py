@@ -1,6 +1,8 @@
 """Decoding: every format and depth comes out right, and whatever is wrong with a file has a name."""
 
 import struct
+import zlib
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -36,11 +38,18 @@ def encode(extension: str, pixels: np.ndarray, *parameters: int) -> bytes:
 
 
 def tiff(
-    pixels: bytes, *, bits: int, photometric: int = 1, order: str = "<", big: bool = False, pages: int = 1
+    pixels: bytes,
+    *,
+    bits: int,
+    photometric: int = 1,
+    order: str = "<",
+    big: bool = False,
+    pages: int = 1,
+    others: dict[int, int] | None = None,
 ) -> bytes:
-    """An uncompressed grey TIFF of WIDTH x HEIGHT, its directories behind the pixels."""
+    """An uncompressed grey TIFF of WIDTH x HEIGHT, its directories behind the pixels; `others` replaces tags."""
     tags = {256: WIDTH, 257: HEIGHT, 258: bits, 259: 1, 262: photometric, 273: 16, 277: 1, 278: HEIGHT}
-    tags[279] = len(pixels)
+    tags |= {279: len(pixels)} | (others or {})
     mark = {"<": b"II", ">": b"MM"}[order]
     directory_at = 16 + len(pixels)
     if big:
@@ -57,11 +66,22 @@ def tiff(
     return body
 
 
+def exif(turn: int) -> bytes:
+    """An EXIF directory that holds an orientation and nothing else."""
+    return b"II*\x00" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, turn, 0, 0)
+
+
 def jpeg_with_orientation(turn: int) -> bytes:
     """A JPEG of RGB with an EXIF orientation tag."""
     data = encode(".jpg", RGB)
-    exif = b"Exif\x00\x00II*\x00" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, turn, 0, 0)
-    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+    content = b"Exif\x00\x00" + exif(turn)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + data[2:]
+
+
+def png_with_orientation(turn: int) -> bytes:
+    """A PNG of GREY with an eXIf chunk."""
+    data, chunk = encode(".png", GREY), b"eXIf" + exif(turn)
+    return data[:33] + struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
 
 
 def reason(data: bytes, **settings: int) -> str:
@@ -120,11 +140,28 @@ def test_first_page_of_a_tiff_is_the_image() -> None:
     np.testing.assert_array_equal(decode_image(tiff(GREY.tobytes(), bits=8, pages=3)), GREY)
 
 
-def test_orientation_tag_is_honoured() -> None:
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: np.swapaxes(image, 0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(np.swapaxes(image, 0, 1), 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_orientation_tag_is_honoured(turn: int) -> None:
     """A region of interest measured in an image viewer would cut out another place."""
-    assert decode_image(jpeg_with_orientation(1)).shape == (HEIGHT, WIDTH, 3)
-    turned = decode_image(jpeg_with_orientation(6))
-    np.testing.assert_array_equal(turned, np.rot90(decode_image(jpeg_with_orientation(1)), -1))
+    turned = TURNS[turn]
+    upright = decode_image(jpeg_with_orientation(1))
+    np.testing.assert_array_equal(decode_image(jpeg_with_orientation(turn)), turned(upright))
+    np.testing.assert_array_equal(decode_image(png_with_orientation(turn)), turned(GREY))
+    for pixels in (GREY, GREY_16):
+        data = tiff(pixels.tobytes(), bits=8 * pixels.dtype.itemsize, others={274: turn})
+        np.testing.assert_array_equal(decode_image(data), turned(pixels))
 
 
 def test_bytes_that_are_no_image() -> None:
@@ -177,6 +214,65 @@ def test_a_damaged_chunk_length_costs_no_memory() -> None:
     data = encode(".png", GREY)
     at = data.index(b"IDAT") - 4
     assert reason(data[:at] + b"\xf0" + data[at + 1 :]) == "truncated"
+
+
+def test_an_end_before_the_pixels_costs_no_memory() -> None:
+    """OpenCV would look for pixels behind the end of a PNG, and take 512 MB for what it takes for their length."""
+    data = encode(".png", GREY)
+    end = data[-12:]
+    assert reason(data[:33] + end + b"\x40\x00\x12\x7fIDAT" + data[41:]) == "unreadable"
+
+
+def test_a_jpeg_must_bring_all_its_scans() -> None:
+    """A progressive file that was cut and closed would be judged although it is a blur."""
+    data = encode(".jpg", RGB, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    scans = [at for at in range(len(data) - 1) if data[at : at + 2] == b"\xff\xda"]
+    assert len(scans) > 5
+    for at in scans[1:]:
+        assert reason(data[:at] + b"\xff\xd9") == "truncated"
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_image() -> None:
+    """A JPEG cut before its last bytes would pass as whole because of the small one inside it."""
+    data, thumbnail = encode(".jpg", NOISE), encode(".jpg", GREY)
+    whole = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
+    np.testing.assert_array_equal(decode_image(whole), decode_image(data))
+    assert reason(whole[:-20]) == "truncated"
+
+
+def test_a_foreign_marker_inside_a_scan_is_noticed() -> None:
+    """A JPEG with a damaged sector would be judged by what OpenCV paints after it gave up."""
+    data = encode(".jpg", NOISE)
+    at = len(data) * 2 // 3
+    assert reason(data[:at] + b"\xff\x05" + data[at + 2 :]) == "unreadable"
+
+
+def test_tiff_pieces_must_hold_their_pixels() -> None:
+    """OpenCV paints black what an 8-bit TIFF lacks, or what cannot be inflated."""
+    assert reason(tiff(GREY.tobytes(), bits=8, others={279: GREY.size // 2})) == "truncated"
+    assert reason(tiff(GREY.tobytes()[:-1], bits=8)) == "truncated"
+    assert reason(tiff(GREY.tobytes(), bits=8, others={278: HEIGHT // 2})) == "truncated"
+    deflated = zlib.compress(GREY.tobytes())
+    np.testing.assert_array_equal(decode_image(tiff(deflated, bits=8, others={259: 8})), GREY)
+    assert reason(tiff(zlib.compress(GREY.tobytes()[:-1]), bits=8, others={259: 8})) == "unreadable"
+    damaged = deflated[:40] + bytes(9) + deflated[49:]
+    assert reason(tiff(damaged, bits=8, others={259: 8})) == "unreadable"
+    assert reason(tiff(GREY.tobytes(), bits=8, others={322: 16})) == "unreadable"  # tiles of no height
+
+
+def test_what_opencv_reads_wrongly_is_refused() -> None:
+    """Colours in planes of 16 bits would come out mixed up, three channels of a "grey" image as the first of them."""
+    planes = np.moveaxis(RGB_16, 2, 0).tobytes()
+    assert reason(tiff(planes, bits=16, photometric=2, others={277: 3, 284: 2})) == "unsupported"
+    assert reason(tiff(RGB.tobytes(), bits=8, others={277: 3})) == "unsupported"
+    np.testing.assert_array_equal(decode_image(tiff(RGB.tobytes(), bits=8, photometric=2, others={277: 3})), RGB)
+
+
+def test_numbers_beyond_any_file_are_no_surprise() -> None:
+    """A damaged 64-bit offset would end the night with an OverflowError."""
+    data = bytearray(tiff(GREY.tobytes(), bits=8, big=True))
+    data[8:16] = b"\xff" * 8
+    assert reason(bytes(data)) == "truncated"
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32])

@@ -337,6 +337,18 @@ def test_csv_cells_are_no_formulas(start: str) -> None:
     assert record["raw_score"] == "-30.0"
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_csv_cells_are_no_formulas_whatever_the_separator(delimiter: str) -> None:
+    """A spreadsheet set to German cuts cells at semicolons: what stands behind one could run as a formula."""
+    parts = [f"a{separator}{quotes}=1+1" for separator in ";,\t\n\r|" for quotes in ("", '"', "'", '""')]
+    rows = [score_row(part, "v;=2", "flagged", 20.0, key=f"key {n};=3") for n, part in enumerate(parts)]
+    text = flagged_csv(make_report(rows))
+    cells = [cell for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\r"))]
+    found = [record["part"].replace("'", "") for record in read_csv(text)]
+    assert sorted(found) == sorted(part.replace("'", "") for part in parts)
+
+
 def test_csv_lines_end_as_rfc_4180_says() -> None:
     """Strict readers would refuse the file, or a quote or line break in a key would shift its columns."""
     key = 'a "b", c\r\nd.png'
