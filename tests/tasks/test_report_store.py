@@ -3,14 +3,19 @@
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -18,17 +23,22 @@ from tasks.accounting import AccountingError, RunCounts
 from tasks.report_store import (
     FailureRecord,
     ImageRecord,
+    JudgedImage,
     ReportStore,
+    ReportStoreError,
     SchemaError,
     ScoreRecord,
     ScoringRun,
-    metadata,
-    score_table,
+    _migrations,
+    _without_foreign_keys,
 )
+from tasks.report_tables import claim_table, lease_table, metadata
 
 DAY = date(2026, 3, 9)
 NOON = datetime(2026, 3, 9, 12, 0, 0, 123456, tzinfo=UTC)
 DETECTOR = (3, "cal-1")
+WORK = "score v3 cal-1"
+TABLES = metadata.tables.items()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -83,18 +93,24 @@ def start(store: ReportStore, line: str = "cells", model_version: int = 3) -> Sc
     )
 
 
+def score_of(raw: float | None) -> ScoreRecord:
+    """Over 2 is flagged, None is unusable."""
+    if raw is None:
+        return ScoreRecord("unusable", reason="blurred")
+    return ScoreRecord("flagged" if raw > 2 else "ok", raw, raw / (1 + raw), 0.25)
+
+
 def judge(store: ReportStore, keys_and_scores: dict[str, float | None], **of_run: Any) -> ScoringRun:
-    """Record and score images: over 2 is flagged, None is unusable."""
+    """Record and score images in a new run, see `score_of`."""
     run = start(store, **of_run)
-    ids = store.record_images(run.line, [image(key) for key in keys_and_scores])
-    rows = [
-        ScoreRecord(image_id, "unusable", reason="blurred")
-        if (raw := keys_and_scores[key]) is None
-        else ScoreRecord(image_id, "flagged" if raw > 2 else "ok", raw, raw / (1 + raw), 0.25)
-        for (key, _), image_id in ids.items()
-    ]
-    assert store.save_scores(run.id, rows) == len(rows)
+    rows = [JudgedImage(image(key), score_of(raw)) for key, raw in keys_and_scores.items()]
+    assert len(store.commit_scores(run.id, WORK, rows, [])) == len(rows)
     return run
+
+
+def record(store: ReportStore, rows: list[ImageRecord]) -> None:
+    """Ingest images of line cells."""
+    store.commit_images("ingest-1", "cells", rows)
 
 
 def test_migrations_build_the_tables_of_the_code(store: ReportStore) -> None:
@@ -105,8 +121,8 @@ def test_migrations_build_the_tables_of_the_code(store: ReportStore) -> None:
         assert compare_metadata(context, metadata) == []
         inspector = sa.inspect(connection)
         for table in metadata.tables.values():
-            named = {check["name"] for check in inspector.get_check_constraints(table.name)}
-            assert named == {c.name for c in table.constraints if isinstance(c, sa.CheckConstraint)}
+            named = sorted(str(check["name"]) for check in inspector.get_check_constraints(table.name))
+            assert named == sorted(str(c.name) for c in table.constraints if isinstance(c, sa.CheckConstraint))
     engine.dispose()
 
 
@@ -160,7 +176,7 @@ def test_processes_that_start_together_make_one_database(tmp_path: Path) -> None
 @pytest.mark.parametrize("url", ["mysql://root:geheim@host/db", "postgresql://u:geheim@host/db"])
 def test_another_database_is_refused_without_its_password(url: str) -> None:
     """The log would show a password, or the driver's own error would name a package nobody asked for."""
-    with pytest.raises(ValueError, match=r"must begin with sqlite:/// or postgresql\+psycopg://") as caught:
+    with pytest.raises(ReportStoreError, match=r"must begin with sqlite:/// or postgresql\+psycopg://") as caught:
         ReportStore(url)
     assert "geheim" not in str(caught.value)
 
@@ -168,20 +184,21 @@ def test_another_database_is_refused_without_its_password(url: str) -> None:
 def test_an_image_is_recorded_once(store: ReportStore) -> None:
     """A repeated run would count an image twice or lose which row its score belongs to."""
     rows = [image(f"p{number}/top.png") for number in range(1200)]
-    first = store.record_images("cells", rows[:700])
-    again = store.record_images("cells", [*rows, rows[0]])
+    record(store, rows[:700])
+    first = store.known_images("cells", DAY, DAY)
+    record(store, [*rows, rows[0]])
+    again = store.known_images("cells", DAY, DAY)
     assert len(again) == len(set(again.values())) == 1200
     assert {key: again[key] for key in first} == first
-    assert store.known_images("cells", DAY, DAY) == again
-    assert store.known_images("caps", DAY, DAY) == store.record_images("cells", []) == {}
-    replaced = store.record_images("cells", [image("p1/top.png", etag="new")])
-    assert not set(replaced.values()) & set(again.values())
+    assert store.known_images("caps", DAY, DAY) == {}
+    record(store, [image("p1/top.png", etag="new")])
+    assert again.items() < store.known_images("cells", DAY, DAY).items()
 
 
 def test_windows_include_both_ends(store: ReportStore) -> None:
     """The last day of a week would never be trained on or scored."""
     days = [DAY + timedelta(days=n) for n in range(-1, 4)]
-    store.record_images("cells", [image(f"{day}.png", production_date=day) for day in days])
+    record(store, [image(f"{day}.png", production_date=day) for day in days])
     found = store.recorded_images("cells", DAY, DAY + timedelta(days=2))
     assert list(found["production_date"]) == days[1:4]
     assert len(store.known_images("cells", DAY, DAY)) == 1
@@ -190,7 +207,8 @@ def test_windows_include_both_ends(store: ReportStore) -> None:
 def test_images_come_back_as_they_were_recorded(store: ReportStore) -> None:
     """Training could not tell which image it learns from, or which one could not be judged and why."""
     broken = image("c/top.png", usable=False, reason="unreadable", width_px=None, height_px=None, contrast=None)
-    ids = store.record_images("cells", [broken, image("a/top.png")])
+    record(store, [broken, image("a/top.png")])
+    ids = store.known_images("cells", DAY, DAY)
     first, second = store.recorded_images("cells", DAY, DAY).to_dict("records")
     assert first == {
         "id": ids["a/top.png", "etag of a/top.png"],
@@ -212,14 +230,14 @@ def test_images_come_back_as_they_were_recorded(store: ReportStore) -> None:
 def test_times_come_back_aware_and_in_utc(store: ReportStore) -> None:
     """A night shift's images would move by the hours between the plant and Greenwich."""
     berlin = timezone(timedelta(hours=1))
-    store.record_images("cells", [image("a.png", captured_at=NOON.astimezone(berlin))])
+    record(store, [image("a.png", captured_at=NOON.astimezone(berlin))])
     (captured_at,) = store.recorded_images("cells", DAY, DAY)["captured_at"]
     assert captured_at == NOON
     assert captured_at.utcoffset() == timedelta(0)
     run = store.run(start(store).id)
     assert run.started_at.utcoffset() == timedelta(0)
     with pytest.raises(sa.exc.StatementError, match="has no time zone"):
-        store.record_images("cells", [image("b.png", captured_at=NOON.replace(tzinfo=None))])
+        record(store, [image("b.png", captured_at=NOON.replace(tzinfo=None))])
 
 
 def test_odd_text_is_data_and_nothing_else(store: ReportStore) -> None:
@@ -256,33 +274,27 @@ def test_an_empty_window_has_the_columns_of_a_full_one(store: ReportStore) -> No
 def test_a_detector_judges_an_image_once(store: ReportStore) -> None:
     """A run that is killed and repeated would overwrite or double its verdicts."""
     first = judge(store, {"a/1": 1.0})
-    (image_id,) = store.known_images("cells", DAY, DAY).values()
-    second = start(store)
-    assert store.save_scores(second.id, [ScoreRecord(image_id, "flagged", 5.0, 0.8, 0.01)]) == 0
+    again = [JudgedImage(image("a/1"), ScoreRecord("flagged", 5.0, 0.8, 0.01))]
+    assert store.commit_scores(start(store).id, WORK, again, []) == set()
     assert store.judged("cells", DAY, DAY, *DETECTOR) == {("a/1", "etag of a/1"): "ok"}
     assert list(store.scores_of_window("cells", DAY, DAY, *DETECTOR)["run_id"]) == [first.id]
     other = start(store, model_version=4)
-    assert store.save_scores(other.id, [ScoreRecord(image_id, "flagged", 5.0, 0.8, 0.01)]) == 1
+    assert store.commit_scores(other.id, WORK, again, []) == {("a/1", "etag of a/1")}
+    assert store.commit_scores(other.id, WORK, again, []) == set()
     assert store.judged("cells", DAY, DAY, 4, "cal-1") == {("a/1", "etag of a/1"): "flagged"}
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        ScoreRecord(1, "good", 1.0, 0.5, 0.5),
-        ScoreRecord(1, "ok"),
-        ScoreRecord(1, "unusable", 1.0, 0.5, 0.5),
-        ScoreRecord(99, "ok", 1.0, 0.5, 0.5),
-    ],
+    "wrong", [ScoreRecord("good", 1.0, 0.5, 0.5), ScoreRecord("ok"), ScoreRecord("unusable", 1.0, 0.5, 0.5)]
 )
 def test_the_database_refuses_what_cannot_be(store: ReportStore, wrong: ScoreRecord) -> None:
-    """A mistake in a flow would put a verdict without score, or a score without image, into the audit trail."""
+    """A mistake in a flow would put a verdict without score into the audit trail, or half a chunk."""
     run = start(store)
-    (image_id,) = store.record_images("cells", [image("a/1")]).values()
-    assert image_id == 1
+    chunk = [JudgedImage(image("a/1"), score_of(1.0)), JudgedImage(image("a/2"), wrong)]
     with pytest.raises(sa.exc.IntegrityError):
-        store.save_scores(run.id, [ScoreRecord(1, "ok", 1.0, 0.5, 0.5), wrong])
-    assert store.judged("cells", DAY, DAY, *DETECTOR) == {}
+        store.commit_scores(run.id, WORK, chunk, [FailureRecord("a/3", "e", "vanished", "gone")])
+    assert store.judged("cells", DAY, DAY, *DETECTOR) == store.known_images("cells", DAY, DAY) == {}
+    assert store.failures_of_run(run.id).empty
 
 
 def test_a_run_keeps_its_accounting(store: ReportStore) -> None:
@@ -301,7 +313,7 @@ def test_a_run_keeps_its_accounting(store: ReportStore) -> None:
     with pytest.raises(LookupError, match="no run 'nothing'"):
         store.finish_run("nothing", counts, "completed")
     with pytest.raises(LookupError, match="no run 'nothing'"):
-        store.save_scores("nothing", [ScoreRecord(1, "ok", 1.0, 0.5, 0.5)])
+        store.commit_scores("nothing", WORK, [JudgedImage(image("a"), score_of(1.0))], [])
 
 
 def test_the_latest_report_is_that_of_the_same_window_and_detector(store: ReportStore) -> None:
@@ -349,7 +361,7 @@ def test_threads_write_at_the_same_time(store: ReportStore) -> None:
 
     def shard(number: int) -> None:
         judge(store, {f"{number}/{view}": 1.0 for view in range(20)})
-        store.record_images("cells", [image("shared/1")])
+        record(store, [image("shared/1")])
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(shard, range(12)))
@@ -357,14 +369,14 @@ def test_threads_write_at_the_same_time(store: ReportStore) -> None:
     assert len(store.known_images("cells", DAY, DAY)) == 241
 
 
-def test_a_day_s_verdicts_are_found_by_index(tmp_path: Path) -> None:
-    """The report of one day would read all days of all lines."""
+def test_what_people_ask_for_is_found_by_index(tmp_path: Path) -> None:
+    """The report of one day, or the history of one part, would read all days of all lines."""
     with ReportStore(f"sqlite:///{tmp_path}/inspection.db") as store:
         store.prepare()
         plans: list[str] = []
 
         def explain(connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
-            if sql.startswith("SELECT image"):
+            if sql.startswith("SELECT"):
                 rows = connection.connection.dbapi_connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)
                 plans.extend(str(row[-1]) for row in rows)
 
@@ -372,7 +384,464 @@ def test_a_day_s_verdicts_are_found_by_index(tmp_path: Path) -> None:
         store.scores_of_window("cells", DAY, DAY, *DETECTOR)
         store.judged("cells", DAY, DAY, *DETECTOR)
         store.recorded_images("cells", DAY, DAY)
-    assert any("ix_image_line_production_date" in step for step in plans)
-    assert any("uq_score_image_model_calibration" in step or "autoindex_score" in step for step in plans)
-    assert not [step for step in plans if step.startswith("SCAN")]
-    assert score_table.c.verdict.type.length is None
+        store.judged_among("cells", names(2), *DETECTOR)
+        store.flagged_parts("cells", DAY)
+        store.find_images("a")
+        store.verdicts_of([1])
+    used = ("ix_image_line_production_date", "ix_image_part_line", "autoindex_score_1")
+    assert [index for index in used if not any(index in step for step in plans)] == []
+    assert [step for step in plans if step.startswith(("SCAN image", "SCAN score"))] == []
+
+
+# --- claims and leases ----------------------------------------------------------------------------------------------
+
+
+def names(count: int) -> list[tuple[str, str]]:
+    """(key, etag) of some images."""
+    return [(f"p{number:03}/top.png", f"etag of p{number:03}/top.png") for number in range(count)]
+
+
+def test_a_claim_holds_until_it_is_given_up_or_its_owner_dies(store: ReportStore) -> None:
+    """Two runs would work on the same image, or the images of a killed run would never be judged."""
+    three = names(3)
+    store.hold_lease("a")
+    store.hold_lease("b")
+    assert store.claim_images("a", "cells", WORK, three[:2]) == set(three[:2])
+    assert store.claim_images("a", "cells", WORK, three[:2] * 2) == set(three[:2])
+    assert store.claim_images("b", "cells", WORK, three) == {three[2]}
+    assert store.claim_images("b", "cells", WORK, []) == set()
+    store.release_images("b", "cells", WORK, three)  # what is a's stays a's
+    store.release_images("a", "cells", WORK, three[:1])
+    assert store.claim_images("b", "cells", WORK, three) == {three[0], three[2]}
+    store.hold_lease("a", seconds=-1)
+    assert store.claim_images("b", "cells", WORK, three) == set(three)
+    store.hold_lease("a")
+    assert store.claim_images("a", "cells", WORK, three) == set()
+    store.drop_lease("b")
+    assert store.claim_images("a", "cells", WORK, three) == set(three)
+
+
+def test_a_renewed_lease_keeps_its_claims(store: ReportStore) -> None:
+    """A slow run that is well would lose its images to another one."""
+    store.hold_lease("slow", seconds=-1)
+    store.claim_images("slow", "cells", WORK, names(2))
+    store.hold_lease("slow", seconds=60)
+    store.hold_lease("other")
+    assert store.claim_images("other", "cells", WORK, names(2)) == set()
+
+
+def test_claims_are_of_one_line_one_work_and_one_version_of_the_object(store: ReportStore) -> None:
+    """Ingest would block scoring, one line another, or a replaced image would wait for its predecessor."""
+    (mine,) = names(1)
+    for owner in ("a", "b"):
+        store.hold_lease(owner)
+    assert store.claim_images("a", "cells", "ingest", [mine]) == {mine}
+    assert store.claim_images("b", "cells", WORK, [mine]) == {mine}
+    assert store.claim_images("b", "caps", "ingest", [mine]) == {mine}
+    assert store.claim_images("b", "cells", "ingest", [(mine[0], "new")]) == {(mine[0], "new")}
+    assert store.claim_images("b", "cells", "ingest", [mine]) == set()
+
+
+@pytest.mark.parametrize("owners", [8])
+def test_many_owners_that_claim_at_once_get_disjoint_sets(store: ReportStore, owners: int) -> None:
+    """Two runs of the same night would judge the same images, or block each other until one is thrown out."""
+    images = names(120)
+
+    def claim(owner: int) -> set[tuple[str, str]]:
+        mixed = Random(owner)
+        store.hold_lease(str(owner))
+        mine: set[tuple[str, str]] = set()
+        for _ in range(6):
+            some = mixed.sample(images, 60)
+            got = store.claim_images(str(owner), "cells", WORK, some)
+            assert got >= mine & set(some)
+            mine |= got
+        return mine
+
+    with ThreadPoolExecutor(owners) as pool:
+        sets = list(pool.map(claim, range(owners)))
+    assert sum(map(len, sets)) == len(set.union(*sets)) > 100
+
+
+def test_a_claim_that_had_to_wait_sees_who_came_to_life_meanwhile(postgres_url: str) -> None:
+    """On PostgreSQL, a slow claim would take images from a run that started while it waited."""
+    first, second = names(2)
+    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    engine = sa.create_engine(postgres_url)
+    with ReportStore(postgres_url) as store, ThreadPoolExecutor(2) as pool, engine.connect() as other:
+        store.upgrade()
+        store.claim_images("dead", "cells", WORK, [first])
+        other.execute(sa.select(claim_table).with_for_update())
+        store.hold_lease("slow")
+        slow = pool.submit(store.claim_images, "slow", "cells", WORK, [first, second])
+        while not other.scalar(waiting):
+            time.sleep(0.01)
+        store.hold_lease("quick")
+        quick = pool.submit(store.claim_images, "quick", "cells", WORK, [second])
+        with suppress(TimeoutError):
+            quick.result(timeout=1)  # waits for the slow one, if all is well
+        other.rollback()
+        assert slow.result() | quick.result() == {first, second}
+        assert not slow.result() & quick.result()
+    engine.dispose()
+
+
+def test_processes_that_take_over_a_dead_owner_s_claims_share_them(store: ReportStore) -> None:
+    """Of two runs that find a killed run's images, both would judge them."""
+    code = (
+        "import sys; from tasks.report_store import ReportStore; _, url, owner = sys.argv; store = ReportStore(url); "
+        "images = [(f'p{n:03}/top.png', f'etag of p{n:03}/top.png') for n in range(200)]; store.hold_lease(owner); "
+        "print(sum(len(store.claim_images(owner, 'cells', 'w', [image])) for image in images))"
+    )
+    store.hold_lease("dead", seconds=-1)
+    store.claim_images("dead", "cells", "w", names(200))
+    url = store.url.render_as_string(hide_password=False)
+    root = Path(__file__).parents[2]
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, url, owner], cwd=root, stdout=subprocess.PIPE) for owner in "ab"
+    ]
+    assert sum(int(process.communicate()[0]) for process in started) == 200
+
+
+# --- chunks ---------------------------------------------------------------------------------------------------------
+
+
+def test_ingest_commits_a_chunk_once(store: ReportStore) -> None:
+    """An image would be recorded twice, or counted as new by both of two runs, or stay claimed for ever."""
+    rows = [image(key) for key, _ in names(3)]
+    for owner in ("a", "b"):
+        store.hold_lease(owner)
+    store.claim_images("a", "cells", "ingest", names(3))
+    assert store.commit_images("a", "cells", rows[:2]) == set(names(2))
+    assert store.claim_images("b", "cells", "ingest", names(3)) == set(names(2))
+    assert store.commit_images("b", "cells", [*rows, rows[0]]) == {names(3)[2]}
+    assert store.commit_images("b", "cells", []) == set()
+    assert store.known_among("cells", [*names(5), ("p000/top.png", "new")]) == set(names(3))
+    assert store.known_among("caps", names(5)) == store.known_among("cells", []) == set()
+    assert len(store.known_images("cells", DAY, DAY)) == 3
+
+
+def test_a_run_commits_a_chunk_once(store: ReportStore) -> None:
+    """After a kill the next run would judge again what is judged, or leave claimed what is done."""
+    run, other = start(store), start(store)
+    store.claim_images(run.id, "cells", WORK, names(4))
+    judged = [JudgedImage(image(key), score_of(raw)) for (key, _), raw in zip(names(2), (1.0, None), strict=True)]
+    failed = [FailureRecord(*names(3)[2], "vanished", "gone")]
+    assert store.commit_scores(run.id, WORK, judged, failed) == set(names(2))
+    assert store.claim_images(other.id, "cells", WORK, names(4)) == set(names(3))
+    verdicts = {names(2)[0]: "ok", names(2)[1]: "unusable"}
+    assert store.judged_among("cells", names(4), *DETECTOR) == verdicts
+    assert store.judged_among("cells", names(1), *DETECTOR) == {names(1)[0]: "ok"}
+    assert store.judged_among("cells", [("p000/top.png", "new")], *DETECTOR) == {}
+    assert store.judged_among("caps", names(4), *DETECTOR) == store.judged_among("cells", names(4), 4, "cal-1") == {}
+    assert store.commit_scores(other.id, WORK, judged, failed) == set()
+    assert store.commit_scores(run.id, WORK, [], []) == set()
+    assert list(store.failures_of_run(run.id)["reason"]) == ["vanished"]
+    assert len(store.scores_of_window("cells", DAY, DAY, *DETECTOR)) == 2
+
+
+def test_a_chunk_is_a_handful_of_statements(store: ReportStore) -> None:
+    """A night of 100,000 images would spend its time on the way to the database and back."""
+    sent: list[str] = []
+    sa.event.listen(store._engine, "before_cursor_execute", lambda *event: sent.append(event[2]))
+    run = start(store)
+    store.claim_images(run.id, "cells", WORK, names(256))
+    before = len(sent)
+    judged = [JudgedImage(image(key), score_of(1.0)) for key, _ in names(250)]
+    failed = [FailureRecord(*name, "vanished", "gone") for name in names(256)[250:]]
+    assert len(store.commit_scores(run.id, WORK, judged, failed)) == 250
+    assert before < 12
+    assert len(sent) - before < 12
+
+
+def test_runs_that_commit_the_same_images_do_not_block_each_other(
+    store: ReportStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ingest and scoring of the same day would throw each other out with "deadlock detected"."""
+    keys = [key for key, _ in names(150)]
+
+    def commit(number: int) -> int:
+        mixed = Random(number).sample(keys, 100)
+        if number % 3 == 0:
+            return len(store.commit_images(str(number), "cells", [image(key) for key in mixed]))
+        run = start(store)
+        store.claim_images(run.id, "cells", WORK, [(key, f"etag of {key}") for key in mixed])
+        store.commit_scores(run.id, WORK, [JudgedImage(image(key), score_of(1.0)) for key in mixed], [])
+        return 0
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(commit, range(24)))
+    assert caplog.messages == []
+    assert len(store.known_images("cells", DAY, DAY)) == len(store.judged("cells", DAY, DAY, *DETECTOR)) == 150
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_without_a_sign_of_life_is_ended(store: ReportStore) -> None:
+    """A killed run would be shown as running for ever, or a living one would be ended under its feet."""
+    store.finish_run(start(store).id, RunCounts(), "failed", "bad")
+    alive, dead, done = start(store), start(store), start(store)
+    for run in (alive, dead, done):
+        store.claim_images(run.id, "cells", WORK, [(run.id, "e")])
+    store.hold_lease(dead.id, seconds=-1)
+    store.finish_run(done.id, RunCounts(), "interrupted", "SIGTERM")
+    other = start(store, line="caps")
+    store.drop_lease(other.id)
+    (ended,) = store.end_dead_runs("cells")
+    assert (ended.id, ended.state) == (dead.id, "interrupted")
+    assert "without a sign of life" in ended.message
+    assert ended.finished_at is not None
+    assert store.run(dead.id) == ended
+    assert store.run(alive.id).state == store.run(other.id).state == "running"
+    assert store.run(done.id).message == "SIGTERM"
+    assert store.end_dead_runs("cells") == []
+    claims = {run.id: store.claim_images("new", "cells", WORK, [(run.id, "e")]) for run in (alive, dead, done)}
+    assert [len(claims[run.id]) for run in (alive, dead, done)] == [0, 1, 1]
+
+
+def test_a_run_s_lease_is_as_long_as_asked_for(store: ReportStore) -> None:
+    """A run of an older kind, or one killed at once, would hold its images for the default time."""
+    run = store.start_run(
+        *("cells", DAY, DAY),
+        model_name="ganomaly-cells",
+        model_version=3,
+        calibration_id="cal-1",
+        snapshot_id="snap-1",
+        code_version="0.1.0",
+        lease_s=-1,
+    )
+    assert [ended.id for ended in store.end_dead_runs("cells")] == [run.id]
+
+
+def test_dead_owners_leave_nothing_behind(store: ReportStore) -> None:
+    """Leases and claims of killed runs would pile up for years."""
+    for owner, seconds in (("alive", 60), ("dead", -1)):
+        store.hold_lease(owner, seconds)
+        store.claim_images(owner, "cells", WORK, [(owner, "e")])
+    store.claim_images("without lease", "cells", "ingest", names(1))
+    store.end_dead_runs("cells")
+    with store._engine.begin() as connection:
+        assert connection.scalars(sa.select(claim_table.c.owner)).all() == ["alive"]
+        assert connection.scalars(sa.select(lease_table.c.owner)).all() == ["alive"]
+
+
+def test_the_newest_run_of_a_window_is_found_in_any_state(store: ReportStore) -> None:
+    """A night that was cut off could not go on with the model that it began with."""
+    assert store.newest_run("cells", DAY, DAY) is None
+    store.finish_run(start(store, model_version=4).id, RunCounts(), "completed")
+    second = start(store)
+    assert store.newest_run("cells", DAY, DAY) == second
+    assert store.newest_run("cells", DAY, DAY + timedelta(days=1)) is None
+    assert store.newest_run("caps", DAY, DAY) is None
+
+
+# --- audit ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_s_whole_history_is_found(store: ReportStore) -> None:
+    """Nobody could say afterwards what was known about a part, who judged it, and with what."""
+    first = judge(store, {"a/top": 9.0, "a/side": 1.0, "b/top": 1.0})
+    again = start(store, model_version=4)
+    replaced = JudgedImage(image("a/top", etag="new"), score_of(None))
+    store.commit_scores(again.id, WORK, [replaced], [FailureRecord("a/side", "e", "vanished", "gone")])
+    images = store.find_images("a")
+    assert {(i.key, i.etag) for i in images} == {
+        ("a/top", "etag of a/top"),
+        ("a/side", "etag of a/side"),
+        ("a/top", "new"),
+    }
+    assert images[-1].etag == "new"
+    assert images[0].line == "cells"
+    assert asdict(image(images[0].key)).items() <= asdict(images[0]).items()
+    assert [i.etag for i in store.find_images("a/top")] == ["etag of a/top", "new"]
+    assert store.find_images("a", "cells") == images
+    assert store.find_images("a", "caps") == store.find_images("nothing") == []
+    verdicts = store.verdicts_of([i.id for i in images])
+    assert [score.run_id for score in verdicts] == [first.id, first.id, again.id]
+    top = next(score for score in verdicts if score.key == "a/top" and score.run_id == first.id)
+    assert (top.verdict, top.raw_score, top.line, top.model_version, top.etag) == (
+        *("flagged", 9.0, "cells", 3),
+        "etag of a/top",
+    )
+    assert top.scored_at.utcoffset() == timedelta(0)
+    (failure,) = store.failures_of_keys("cells", ["a/side", "a/top"])
+    assert (failure.run_id, failure.started_at, failure.reason) == (again.id, again.started_at, "vanished")
+    assert store.failures_of_keys("caps", ["a/side"]) == store.failures_of_keys("cells", []) == []
+    assert store.verdicts_of([]) == []
+
+
+def test_reviews_are_added_and_never_lost(store: ReportStore) -> None:
+    """An engineer's finding would overwrite another's, or be about an image that nobody knows."""
+    judge(store, {"a/top": 9.0})
+    (found,) = store.find_images("a/top")
+    first = store.record_review("cells", found.id, "defect", "ada", "scratch")
+    second = store.record_review("cells", found.id, "good", "bob")
+    assert store.reviews_of([found.id]) == [first, second]
+    assert store.reviews_of([found.id + 1]) == []
+    for line, image_id in (("caps", found.id), ("cells", 99)):
+        with pytest.raises(LookupError, match=f"no image {image_id} of line '{line}'"):
+            store.record_review(line, image_id, "good", "ada")
+    with pytest.raises(sa.exc.IntegrityError):
+        store.record_review("cells", found.id, "maybe", "ada")  # type: ignore[arg-type]
+
+
+def test_flagged_parts_are_worst_first_one_row_each(store: ReportStore) -> None:
+    """The engineer would walk to the wrong part first, or to the same part twice."""
+    assert store.flagged_parts("cells", DAY).empty
+    empty = store.flagged_parts("cells", DAY).dtypes.to_dict()
+    run = judge(store, {"a/top": 3.0, "a/side": 9.0, "b/top": 5.0, "c/top": 1.0, "d/top": None, "e/top": 4.0})
+    judge(store, {"z/top": 99.0}, line="caps")
+    tomorrow = [JudgedImage(image("y/top", production_date=DAY + timedelta(days=1)), score_of(50.0))]
+    store.commit_scores(run.id, WORK, tomorrow, [])
+    found = store.flagged_parts("cells", DAY)
+    assert list(found["part"]) == ["a", "b", "e"]
+    assert found.dtypes.to_dict() == empty
+    worst = found.iloc[0]
+    assert (worst.key, worst.flagged_images, worst.raw_score, worst.run_id) == ("a/side", 2, 9.0, run.id)
+    assert list(store.flagged_parts("cells", DAY, limit=2)["part"]) == ["a", "b"]
+
+
+def test_flagged_parts_are_those_of_the_newest_completed_run_s_detector(store: ReportStore) -> None:
+    """A model on trial that judged the same day later would take over the plant's list."""
+    judge(store, {"a/top": 9.0}, model_version=2)
+    assert list(store.flagged_parts("cells", DAY)["model_version"]) == [2]
+    store.finish_run(judge(store, {"b/top": 9.0}).id, RunCounts(), "completed")
+    judge(store, {"c/top": 9.0}, model_version=4)
+    assert list(store.flagged_parts("cells", DAY)["part"]) == ["b"]
+
+
+def test_a_run_s_sample_is_the_same_for_the_same_seed(store: ReportStore) -> None:
+    """Two people who verify the same run would compare different images, or ones that another run judged."""
+    run = judge(store, {f"{n:03}/top": 9.0 if n % 2 else 1.0 for n in range(60)})
+    store.commit_scores(run.id, WORK, [JudgedImage(image("unusable"), score_of(None))], [])
+    judge(store, {"other/top": 9.0})
+    judge(store, {"001/top": 1.0}, model_version=4)
+    sample = store.sample_of_run(run.id, 20, seed=1)
+    assert store.sample_of_run(run.id, 20, seed=1) == sample
+    assert store.sample_of_run(run.id, 20, seed=2) != sample
+    assert len({score.key for score in sample}) == 20
+    everything = store.sample_of_run(run.id, 500, seed=1)
+    assert len(everything) == 60
+    assert {score.run_id for score in everything} == {run.id}
+    assert store.sample_of_run("nothing", 5, seed=1) == []
+
+
+def test_promotions_are_listed_oldest_first(store: ReportStore) -> None:
+    """An audit would not show which model was in charge when."""
+    moved = {"model_name": "ganomaly-cells", "alias": "champion", "who": "ada", "why": "better"}
+    rows = [store.record_promotion("cells", version=n, previous_version=n - 1, **moved) for n in (1, 2, 1)]
+    assert store.promotions("cells") == rows
+    assert store.promotions("caps") == []
+
+
+# --- repetition -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lose_the_next_answer(store: ReportStore, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function after which the next commit is done, but the client is told that the connection broke."""
+    commit = store._engine.dialect.do_commit
+    armed: list[bool] = []
+
+    def commit_and_break(connection: Any) -> None:
+        commit(connection)
+        if armed:
+            armed.clear()
+            if store._is_sqlite:
+                error = sqlite3.OperationalError("the answer is lost")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+                raise error
+            raise pytest.importorskip("psycopg").errors.AdminShutdown("the answer is lost")
+
+    monkeypatch.setattr(store._engine.dialect, "do_commit", commit_and_break)
+    return lambda: armed.append(True)
+
+
+def test_a_lost_answer_changes_nothing(store: ReportStore, lose_the_next_answer: Callable[[], None]) -> None:
+    """A database that restarts right after a commit would leave rows twice, or have a run count too little."""
+
+    def lost(method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        lose_the_next_answer()
+        return method(*arguments, **named)
+
+    lost(store.hold_lease, "me")
+    assert lost(store.claim_images, "me", "cells", "ingest", names(2)) == set(names(2))
+    assert lost(store.commit_images, "me", "cells", [image(key) for key, _ in names(2)]) == set(names(2))
+    lose_the_next_answer()
+    run = start(store)
+    assert store.newest_run("cells", DAY, DAY) == run
+    judged = [JudgedImage(image(key), score_of(9.0)) for key, _ in names(3)]
+    failed = [FailureRecord("x", "e", "vanished", "gone")]
+    assert lost(store.commit_scores, run.id, WORK, judged, failed) == set(names(3))
+    (found,) = store.find_images("p000")
+    review = lost(store.record_review, "cells", found.id, "good", "ada")
+    assert store.reviews_of([found.id]) == [review]
+    moved = {"model_name": "m", "alias": "champion", "version": 1, "previous_version": None, "who": "a", "why": "b"}
+    promotion = lost(store.record_promotion, "cells", **moved)
+    assert store.promotions("cells") == [promotion]
+    store.drop_lease(run.id)
+    assert [ended.id for ended in lost(store.end_dead_runs, "cells")] == [run.id]
+    assert lost(store.finish_run, run.id, RunCounts(), "completed").state == "completed"
+    with store._engine.begin() as connection:
+        counted = {name: connection.scalar(sa.select(sa.func.count()).select_from(table)) for name, table in TABLES}
+    ones = dict.fromkeys(("scoring_run", "failure", "promotion", "review", "lease"), 1)
+    assert counted == {**ones, "image": 3, "score": 3, "claim": 0}
+
+
+# --- migrations -----------------------------------------------------------------------------------------------------
+
+FIRST_ROWS = """
+INSERT INTO image VALUES (7, 'cells', 'a/top', 'e', 'a', 'top', '2026-03-09', '2026-03-09 12:00:00', 5, 'ab', 3, 2,
+    0.5, 0.2, 12.5, {true}, NULL, '2026-03-10 01:00:00');
+INSERT INTO scoring_run VALUES ('r1', 'cells', '2026-03-09', '2026-03-09', 'm', 3, 'cal-1', 'snap', '0.1.0', '',
+    'completed', '', '2026-03-10 01:00:00', '2026-03-10 02:00:00', 2, 1, 0, 0, 1, 1, NULL);
+INSERT INTO scoring_run VALUES ('r2', 'cells', '2026-03-09', '2026-03-09', 'm', 3, 'cal-1', 'snap', '0.1.0', '',
+    'running', '', '2026-03-11 01:00:00', NULL, 0, 0, 0, 0, 0, 0, NULL);
+INSERT INTO score VALUES (9, 7, 3, 'cal-1', 'r1', 9.0, 0.9, 0.01, 'flagged', NULL, NULL, '2026-03-10 01:30:00');
+INSERT INTO failure VALUES (1, 'r1', 'b/top', 'e', 'vanished', 'gone');
+INSERT INTO promotion VALUES (1, 'cells', 'm', 'champion', 3, NULL, 'ada', 'better', '2026-03-01 01:00:00')
+"""
+
+
+def migrate(store: ReportStore, revision: str) -> None:
+    """To one revision, up or down."""
+    store._create_folder()
+    with store._engine.connect() as connection, _without_foreign_keys(connection), connection.begin():
+        config = _migrations()
+        config.attributes["connection"] = connection
+        move = (
+            command.downgrade
+            if revision < (MigrationContext.configure(connection).get_current_revision() or "")
+            else (command.upgrade)
+        )
+        move(config, revision)
+
+
+def test_a_store_in_use_is_upgraded_with_all_its_rows(url: str) -> None:
+    """An upgrade would lose verdicts, or leave scores that point nowhere."""
+    with ReportStore(url) as store:
+        migrate(store, "0001")
+        with store._engine.begin() as connection:
+            for statement in FIRST_ROWS.format(true="1" if store._is_sqlite else "true").split(";"):
+                connection.exec_driver_sql(statement)
+        if not store._is_sqlite:
+            with pytest.raises(SchemaError, match="older than this software needs; run `inspection db upgrade`"):
+                store.prepare()
+            store.upgrade()
+        store.prepare()
+        for _ in range(2):
+            (score,) = store.scores_of_window("cells", DAY, DAY, *DETECTOR).to_dict("records")
+            assert (score["key"], score["raw_score"], score["run_id"]) == ("a/top", 9.0, "r1")
+            assert store.run("r1").listed == 2
+            assert [failure.reason for failure in store.failures_of_keys("cells", ["b/top"])] == ["vanished"]
+            assert [promotion.who for promotion in store.promotions("cells")] == ["ada"]
+            migrate(store, "0001")  # and back again, as after a bad release
+            store.upgrade()
+        assert [run.id for run in store.end_dead_runs("cells")] == ["r2"]
+        with store._engine.begin() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, metadata) == []
+        for orphan in ("DELETE FROM image", "DELETE FROM scoring_run WHERE id = 'r1'"):
+            with pytest.raises(sa.exc.IntegrityError), store._engine.begin() as connection:
+                connection.exec_driver_sql(orphan)
