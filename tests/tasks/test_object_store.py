@@ -1,6 +1,13 @@
 """The bucket, on a real S3 server."""
 
+import html
+import logging
+import re
+import socket
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
 from pathlib import Path
@@ -11,7 +18,16 @@ import pytest
 
 from infra.local_s3 import LocalS3
 from tasks import object_store
-from tasks.object_store import ObjectChangedError, ObjectMissingError, ObjectStore, ObjectStoreError
+from tasks.object_store import (
+    ObjectChangedError,
+    ObjectCorruptedError,
+    ObjectMissingError,
+    ObjectStore,
+    ObjectStoreError,
+)
+
+Answer = bytes | Callable[[bytes], bytes]
+Answering = Callable[..., AbstractContextManager[ObjectStore]]
 
 ODD_KEYS = [
     "a/with space.png",
@@ -23,6 +39,11 @@ ODD_KEYS = [
     "a/back\\slash.png",
     "a/line\nbreak.png",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "FIRST_WAIT_S", 0.001)
 
 
 def test_what_was_written_is_listed_and_read(bucket: ObjectStore) -> None:
@@ -158,29 +179,234 @@ def test_a_proxy_does_not_stand_before_this_machine(
         objects.check()
 
 
-def test_a_body_that_breaks_off_is_read_again_and_then_reported(
-    bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_body_that_breaks_off_is_read_again_and_then_reported(answering: Answering) -> None:
     """Half an image would be inspected, or one hiccup of the network would lose an image of the night."""
-    monkeypatch.setattr(object_store, "ATTEMPTS", 3)
     half = b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\nETag: "e"\r\nConnection: close\r\n\r\nhello'
-    whole = half + b"world"
-    for answers, content in (([half, half, whole], b"helloworld"), ([half] * 3, None)):
+    with answering([half, half, half + b"world"]) as objects:
+        assert objects.get("a.png", "e") == b"helloworld"
+    with (
+        answering([half] * 3) as objects,
+        pytest.raises(
+            ObjectStoreError, match=r"s3://some-bucket/a\.png: cannot read it in 3 attempts: a broken answer"
+        ),
+    ):
+        objects.get("a.png", "e")
+
+
+def test_an_object_without_bytes_is_read(bucket: ObjectStore) -> None:
+    """An empty file would be reported as a broken network."""
+    etag = bucket.put("empty.png", b"", "image/png")
+    assert bucket.get("empty.png", etag) == b""
+
+
+def test_etags_that_are_no_md5_are_told_from_wrong_bytes(
+    answering: Answering, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a server with other ETags nothing could be read, or everything twice for ever."""
+    other = ok(b"hello", md5(b"something else").hexdigest())
+    with answering([other, other] * object_store.FOREIGN_ETAGS + [other]) as objects:
+        for _ in range(object_store.FOREIGN_ETAGS + 1):
+            assert objects.get("a.png") == b"hello"
+    assert caplog.text.count("s3://some-bucket/a.png: its ETag is not the MD5") == object_store.FOREIGN_ETAGS
+
+
+@pytest.mark.parametrize(
+    ("etag", "header"),
+    [
+        (md5(b"x").hexdigest(), "x-amz-server-side-encryption: aws:kms"),
+        (md5(b"x").hexdigest(), "x-amz-server-side-encryption: aws:kms:dsse"),
+        (md5(b"x").hexdigest(), "x-amz-server-side-encryption-customer-algorithm: AES256"),
+        (md5(b"x").hexdigest() + "-2", "x-nothing: 0"),
+    ],
+)
+def test_etags_that_cannot_be_md5_are_not_compared(answering: Answering, etag: str, header: str) -> None:
+    """Encrypted objects and those of several parts would each be read twice or refused."""
+    right = ok(b"hello", md5(b"hello").hexdigest())
+    with answering([right, ok(b"hello", etag, header)]) as objects:
+        assert objects.get("a.png") == objects.get("b.png") == b"hello"
+
+
+def test_the_same_wrong_bytes_are_refused_where_etags_are_right(answering: Answering) -> None:
+    """An image that rots in the bucket would be inspected as if it were the one that the camera took."""
+    right, rotten = ok(b"hello", md5(b"hello").hexdigest()), ok(b"hellO", md5(b"hello").hexdigest())
+    with answering([right, *[rotten] * 3]) as objects:
+        objects.get("a.png")
+        with pytest.raises(ObjectCorruptedError, match=r"s3://some-bucket/b\.png: .*3 attempts.* ETag") as caught:
+            objects.get("b.png")
+    assert caught.value.reason == "corrupted"
+
+
+def test_a_server_without_etags_is_not_taken_for_a_changed_object(answering: Answering) -> None:
+    """A login page of some network would look like images that were replaced."""
+    page = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"
+    with answering([page] * 3) as objects, pytest.raises(ObjectStoreError, match="without a whole ETag") as caught:
+        objects.get("a.png", "e")
+    assert caught.value.reason == "fetch_failed"
+
+
+@pytest.mark.parametrize(("after", "pages"), [("", 1), ("<NextContinuationToken>t</NextContinuationToken>", 2)])
+def test_a_listing_that_goes_round_in_a_circle_ends(answering: Answering, after: str, pages: int) -> None:
+    """The nightly run would list for ever."""
+    text = f"<ListBucketResult><IsTruncated>true</IsTruncated>{after}</ListBucketResult>".encode()
+    with answering([ok(text, "e")] * pages) as objects, pytest.raises(ObjectStoreError, match="the same page again"):
+        list(objects.list_objects("images/"))
+
+
+@pytest.mark.fault(
+    area="S3",
+    fault="an answer breaks off, wherever that is",
+    outcome="noticed and asked again; never taken for an empty listing, a smaller or changed image, or a write",
+)
+@pytest.mark.parametrize("etag", [md5(b"hello").hexdigest(), md5(b"x").hexdigest() + "-2"], ids=["md5", "parts"])
+@pytest.mark.parametrize("use", ["get", "put", "list"])
+def test_an_answer_that_breaks_off_anywhere_is_noticed(answering: Answering, use: str, etag: str) -> None:
+    """A night could look empty or an image changed, because urllib3 and botocore take half a head for a whole one."""
+    headers = "Last-Modified: Mon, 02 Mar 2026 10:00:00 GMT\r\nx-amz-request-id: 1"
+    page = b"<ListBucketResult><Name>some-bucket</Name><Contents><Key>a</Key><ETag>e</ETag><Size>1</Size><LastModified>"
+    page += b"2026-03-02T10:00:00Z</LastModified></Contents><IsTruncated>false</IsTruncated></ListBucketResult>"
+    whole = ok({"get": b"hello", "put": b"", "list": page}[use], etag, headers)
+    if "-" in etag:  # Amazon's order
+        whole = re.sub(rb"(Content-Length: \d+\r\n)(.*?\r\n)\r\n", rb"\2\1\r\n", whole, count=1, flags=re.DOTALL)
+    right = {"get": b"hello", "put": etag, "list": ["a"]}[use]
+    found, reasons = [], set()
+    with answering([whole[:cut] for cut in range(len(whole) + 1)], attempts=1) as objects:
+        act = {
+            "get": lambda: objects.get("a.png", etag),
+            "put": lambda: objects.put("a.png", b"hello", "image/png"),
+            "list": lambda: [info.key for info in objects.list_objects("")],
+        }[use]
+        for _ in range(len(whole) + 1):
+            try:
+                found.append(act())
+            except ObjectStoreError as error:
+                reasons.add(error.reason)
+    assert found[-1] == right
+    assert all(value == right for value in found)
+    assert reasons == {"fetch_failed"}
+
+
+@pytest.mark.fault(
+    area="S3",
+    fault="credentials expire during a run, and an operator renews them in the profile",
+    outcome="boto3's chain is asked again and the request repeated; the run goes on",
+)
+def test_renewed_credentials_are_taken_up(
+    answering: Answering, environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run would fail at the moment its first credentials expire although new ones lie in the profile."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    profile = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    profile.write_text("[default]\naws_access_key_id=OLDKEY\naws_secret_access_key=s\naws_session_token=t\n")
+    asked: list[bytes] = []
+    with answering([refused(400, "ExpiredToken"), ok(b"hello", md5(b"hello").hexdigest())], asked) as objects:
+        profile.write_text("[default]\naws_access_key_id=NEWKEY\naws_secret_access_key=s\naws_session_token=t\n")
+        assert objects.get("a.png") == b"hello"
+    assert [b"Credential=OLDKEY/" in asked[0], b"Credential=NEWKEY/" in asked[1]] == [True, True]
+
+
+@pytest.mark.fault(
+    area="Security",
+    fault="S3 repeats a request's headers in its error message, and logging is at DEBUG",
+    outcome="neither the error nor the log holds a session token, signature or secret key",
+)
+def test_no_secret_reaches_an_error_or_the_log(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may read the log or the report could use the bucket."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "CANARYKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANARYSECRET")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "CANARYTOKEN")
+    caplog.set_level(logging.DEBUG)
+    asked: list[bytes] = []
+    with answering([repeating_the_request], asked) as objects, pytest.raises(ObjectStoreError) as caught:
+        objects.get("a.png")
+    assert b"CANARYTOKEN" in asked[0]
+    signature = re.search(rb"Signature=(\w+)", asked[0])[1].decode()
+    shown = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert "refuses the credentials" in shown
+    for secret in ("CANARYKEY", "CANARYSECRET", "CANARYTOKEN", signature):
+        assert secret not in shown
+    assert caught.value.__context__ is None
+
+
+def test_no_password_of_an_address_reaches_an_error(environment: str) -> None:
+    """A password that somebody put into the endpoint's address would stand in every report."""
+    with create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with (
+        ObjectStore("some-bucket", f"http://me:CANARY@127.0.0.1:{port}", attempts=1) as objects,
+        pytest.raises(ObjectStoreError, match=rf"no answer from http://\*\*\*@127\.0\.0\.1:{port} ") as caught,
+    ):
+        objects.check()
+    assert "CANARY" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_a_credential_process_prints_is_not_repeated(
+    environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failing program that prints the keys it was given would have them in the log."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    program = tmp_path / "keys.sh"
+    program.write_text("echo CANARY >&2; exit 1\n")
+    config = tmp_path / "config"
+    config.write_text(f"[default]\ncredential_process = /bin/sh {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    with pytest.raises(ObjectStoreError, match="credential process failed") as caught:
+        ObjectStore("some-bucket", "http://127.0.0.1:9")
+    assert caught.value.reason == "access_denied"
+    assert "CANARY" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_wrong_configuration_is_named(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt profile or address would end in a traceback of the library."""
+    with pytest.raises(ObjectStoreError, match=r"not-an-address.*; check AWS_PROFILE and INSPECTION_S3_ENDPOINT_URL"):
+        ObjectStore("some-bucket", "not-an-address")
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+    with pytest.raises(ObjectStoreError, match=r"no-such-profile.*; check AWS_PROFILE"):
+        ObjectStore("some-bucket", "http://127.0.0.1:9")
+
+
+def ok(content: bytes, etag: str, header: str = "x-nothing: 0") -> bytes:
+    """A server's answer with this content."""
+    return f'HTTP/1.1 200 OK\r\nContent-Length: {len(content)}\r\nETag: "{etag}"\r\n{header}\r\n\r\n'.encode() + content
+
+
+def refused(status: int, code: str, message: str = "") -> bytes:
+    """A server's refusal."""
+    content = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    return b"HTTP/1.1 %d No\r\nContent-Length: %d\r\n\r\n" % (status, len(content)) + content
+
+
+def repeating_the_request(request: bytes) -> bytes:
+    """A refusal that shows all headers, as a helpful debugging page does."""
+    return refused(403, "SignatureDoesNotMatch", html.escape(request.decode()))
+
+
+@pytest.fixture
+def answering(environment: str) -> Answering:
+    """A store of three attempts whose server gives these answers, one a connection, and notes what it was asked."""
+
+    @contextmanager
+    def serve(answers: list[Answer], asked: list[bytes] | None = None, attempts: int = 3) -> Iterator[ObjectStore]:
+        noted = [] if asked is None else asked
         with create_server(("127.0.0.1", 0)) as listener:
-            thread = Thread(target=_answer, args=(listener, answers))
+            thread = Thread(target=_answer, args=(listener, answers, noted))
             thread.start()
-            with ObjectStore("some-bucket", f"http://127.0.0.1:{listener.getsockname()[1]}") as objects:
-                if content is None:
-                    with pytest.raises(ObjectStoreError, match=r"s3://some-bucket/a\.png: cannot read it"):
-                        objects.get("a.png", "e")
-                else:
-                    assert objects.get("a.png", "e") == content
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            with ObjectStore("some-bucket", address, attempts=attempts) as objects:
+                yield objects
             thread.join()
 
+    return serve
 
-def _answer(listener: object, answers: list[bytes]) -> None:
+
+def _answer(listener: socket.socket, answers: list[Answer], asked: list[bytes]) -> None:
+    listener.settimeout(30)  # a test that asks less often than it should must fail, not hang
     for answer in answers:
         connection, _ = listener.accept()
         with connection:
-            connection.recv(65536)
-            connection.sendall(answer)
+            asked.append(connection.recv(65536))
+            connection.sendall(answer if isinstance(answer, bytes) else answer(asked[-1]))
