@@ -1,10 +1,11 @@
-"""The pipeline's command line, ``inspection``: a thin shell around the flows."""
+"""The pipeline's command line, ``inspection``: a thin shell around the flows and the audit."""
 
+import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Run the inspection pipeline: ingest camera images, train, score nights, look after the report store. "
+    help="Run the inspection pipeline: ingest camera images, train, score nights, audit and review verdicts. "
     "Addresses come from INSPECTION_* environment variables, S3 credentials from AWS's own; see the README.",
 )
 db_app = typer.Typer(no_args_is_help=True, help="Look after the report store.")
@@ -27,6 +28,8 @@ Day = Annotated[
 First = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First production date.")]
 Last = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last production date, included.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+PartOrKey = Annotated[str, typer.Argument(help="A part as the report names it, or the whole key of one image.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 @contextmanager
@@ -52,6 +55,14 @@ def _plain_errors() -> Iterator[None]:
     except expected as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
+
+
+def _user_name() -> str:
+    """Who runs this; empty where the system has no name for the user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 def _day(value: datetime | None) -> date | None:
@@ -143,6 +154,121 @@ def _print_night(line: str, night: "NightResult") -> None:
         f"{counts.unusable} unusable + {counts.failed} failed; {counts.flagged} newly flagged; "
         f"report {night.report_key}"
     )
+
+
+@app.command()
+def trace(
+    part_or_key: PartOrKey,
+    line: Annotated[str | None, typer.Option(help="Only this line; default every line that knows the part.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print everything behind a part's verdicts: images, models, training, runs, failures, promotions, reviews."""
+    with _plain_errors():
+        from dataclasses import asdict
+
+        from deployments.audit_screen import as_json as to_json
+        from deployments.audit_screen import console, show_trace
+        from tasks.archive import open_archive
+        from tasks.audit import trace as gather
+
+        found = gather(open_archive(), part_or_key, line)
+        if as_json:
+            typer.echo(to_json(asdict(found)))
+        else:
+            show_trace(console(), found)
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="A run's id, as in its report, or in `inspection runs LINE`.")],
+    sample: Annotated[int, typer.Option(min=1, help="How many images to recompute at most.")] = 50,
+    seed: Annotated[int, typer.Option(help="Draws the sample; the same seed draws the same images.")] = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Recompute a random sample of a past run and compare with the stored scores; exit code 1 if they disagree."""
+    with _plain_errors():
+        from deployments.audit_screen import as_json as to_json
+        from deployments.audit_screen import console, show_verification, verification_facts
+        from tasks.archive import open_archive
+        from tasks.verify import verify_run
+
+        found = verify_run(open_archive(), run, sample, seed, device)
+        if as_json:
+            typer.echo(to_json(verification_facts(found)))
+        else:
+            show_verification(console(), found)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    line: Line,
+    last: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List a line's scoring runs, newest first."""
+    with _plain_errors():
+        from dataclasses import asdict
+
+        from deployments.audit_screen import as_json as to_json
+        from deployments.audit_screen import console, show_runs
+        from tasks.archive import list_runs, open_archive
+
+        found = list_runs(open_archive(), line, last)
+        if as_json:
+            typer.echo(to_json([asdict(run) for run in found]))
+        else:
+            show_runs(console(), line, found)
+
+
+@app.command()
+def flagged(
+    line: Line,
+    day: Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="Production date.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many parts at most.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the parts of a production date that are flagged, worst first."""
+    with _plain_errors():
+        from deployments.audit_screen import as_json as to_json
+        from deployments.audit_screen import console, flagged_facts, show_flagged
+        from tasks.archive import list_flagged, open_archive
+
+        found = list_flagged(open_archive(), line, day.date(), limit)
+        if as_json:
+            typer.echo(to_json(flagged_facts(found)))
+        else:
+            show_flagged(console(), found)
+
+
+@app.command()
+def review(
+    line: Line,
+    part_or_key: PartOrKey,
+    finding: Annotated[Literal["defect", "good"], typer.Option(help="What the part really is.")],
+    who: Annotated[str, typer.Option(default_factory=_user_name, help="Who found it.", show_default="the user's name")],
+    note: Annotated[str, typer.Option(help="Anything worth knowing.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Record what a person found on a part: a flagged part that is good, a part that passed and is defective, ...
+
+    Findings are only ever added. They belong to the newest image of the part, and of several views to the worst.
+    """
+    with _plain_errors():
+        from dataclasses import asdict
+
+        from deployments.audit_screen import as_json as to_json
+        from deployments.audit_screen import console, show_review
+        from tasks.archive import open_archive
+        from tasks.review import record_finding
+
+        found = record_finding(open_archive(), line, part_or_key, finding, who, note)
+        if as_json:
+            typer.echo(to_json(asdict(found)))
+        else:
+            show_review(console(), found)
 
 
 @db_app.command()

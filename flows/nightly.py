@@ -2,21 +2,48 @@
 
 from datetime import date
 
-from prefect import flow
+from prefect import flow, runtime
+from prefect.logging import get_run_logger
 
 from flows.ingest_images import ingest_images
 from flows.score_batch import NightResult, score_batch
+from tasks.lookback import days_to_revisit
 from tasks.naming import name_run
+from tasks.run_record import FailedImagesError
+from tasks.score import NoChampionError
+from tasks.systems import open_systems
+from tasks.window import last_production_date
 
 
 @flow(name="nightly", flow_run_name=name_run)
 def nightly(line: str, production_date: date | None = None, device: str = "auto") -> NightResult:
-    """Ingest and score one production date of a line and publish its report.
+    """Record and score one production date of a line, publish its report, and pick up late images of earlier days.
+
+    Every image is fetched once: scoring records what ingest would. A line without a model is only ingested, so that a
+    first model can be trained on what it produced, and the flow fails saying so.
 
     Args:
         line: the line, as in `deployments/lines/<line>.toml`.
-        production_date: the day to judge; default yesterday where the line stands.
+        production_date: the day to judge; default the day before the one for which the run is scheduled.
         device: `auto`, `cpu` or `cuda`.
     """
-    ingest_images(line, production_date, production_date)
-    return score_batch(line, production_date, production_date, device=device)
+    logger = get_run_logger()
+    systems = open_systems(line)
+    day = production_date or last_production_date(systems.line.timezone, runtime.flow_run.scheduled_start_time)
+    errors: list[FailedImagesError] = []
+    try:
+        night = score_batch(line, day, day, device=device)
+    except NoChampionError:
+        ingest_images(line, day, day)
+        raise
+    except FailedImagesError as error:
+        errors.append(error)
+    for earlier, model_version in days_to_revisit(systems, day):
+        try:
+            score_batch(line, earlier, earlier, model_version, device)
+        except FailedImagesError as error:
+            logger.error("%s: %s", earlier, error)
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return night

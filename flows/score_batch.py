@@ -7,11 +7,12 @@ from prefect import flow, runtime
 from prefect.logging import get_run_logger
 
 from tasks.accounting import RunCounts
-from tasks.fetching import in_chunks
+from tasks.claims import wait_for_others
+from tasks.fetching import in_shards
 from tasks.listing import list_window
 from tasks.naming import name_run
-from tasks.publish import find_published, publish_report, report_folder
-from tasks.run_record import scoring_run
+from tasks.publish import find_published, publish_report
+from tasks.run_record import find_unfinished, scoring_run
 from tasks.score import drop_scored, pin_model, score_shard
 from tasks.systems import open_systems
 from tasks.window import window_of
@@ -44,31 +45,35 @@ def score_batch(
 ) -> NightResult:
     """Score the images of a window that this model version has not judged yet, and publish the window's report.
 
-    The model version is resolved once and judges the whole run. Every listed image ends as scored, already scored,
-    unusable or failed. Running a finished window again scores nothing and returns the report that is there.
+    The model version is resolved once and judges the whole run; a window whose newest run did not complete goes on with
+    that run's version. Every listed image ends as scored, already scored, unusable or failed. Running a finished window
+    again scores nothing and returns the report that is there; two runs at once share the work.
 
     Args:
         line: the line, as in `deployments/lines/<line>.toml`.
-        window_start: first production date; default yesterday where the line stands.
+        window_start: first production date; default the day before the one for which the run is scheduled.
         window_end: last production date, included; default the first.
-        model_version: instead of `@champion`.
+        model_version: instead of `@champion` or the version of an unfinished run.
         device: `auto`, `cpu` or `cuda`.
     """
     logger = get_run_logger()
     systems = open_systems(line)
-    window = window_of(systems.line.timezone, window_start, window_end)
-    model = pin_model(systems, model_version, device)
+    window = window_of(systems.line.timezone, window_start, window_end, runtime.flow_run.scheduled_start_time)
+    model = pin_model(systems, model_version or find_unfinished(systems, window), device)
     listing = list_window(systems, window)
     plan = drop_scored(systems, window, listing, model)
-    before = plan.counts(strays=len(listing.strays))
+    before = plan.counts(listing)
     published = None if plan.todo else find_published(systems, window, model)
     if published is not None:
         logger.info("%s, %s: nothing new, the report is %s", line, window, published.report_key)
         return NightResult(published.id, before, published.report_key or "", model.version.version)
     with scoring_run(systems, window, listing, model, before, runtime.flow_run.id or "") as run:
-        folder = report_folder(line, window, run.row.id)
-        for number, shard in enumerate(in_chunks(plan.todo, systems.line.scoring.shard_size), start=1):
-            run.counts += score_shard(systems, model, run.row.id, folder, shard, f"{line} {number}")
+        todo = plan.todo
+        while todo:
+            held = []
+            for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
+                held += score_shard(systems, model, run, shard, f"{line} {number}")
+            todo = wait_for_others(held)
         run.report_key = publish_report(systems, model, run.row, listing, run.counts)
     logger.info("%s, %s: %s, report %s", line, window, run.counts, systems.objects.uri(run.report_key))
     return NightResult(run.row.id, run.counts, run.report_key, model.version.version)

@@ -3,9 +3,9 @@
 from datetime import date
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
+from tasks.artifacts import show_markdown
 from tasks.systems import open_systems
 from tasks.train import TrainedModel, assign_alias, choose_normal_images, take_snapshot, train_detector, with_overrides
 from tasks.window import Window
@@ -41,5 +41,5 @@ def train_ganomaly(
     model = train_detector(systems, config, snapshot, device)
     alias = assign_alias(systems, model.version, who="flow train-ganomaly")
     logger.info("%s is @%s. %s", model.version.uri, alias, model.promise)
-    create_markdown_artifact(model.as_markdown(alias), key=f"model-{line}", description=model.version.uri)
+    show_markdown(model.as_markdown(alias), key=f"model-{line}", description=model.version.uri)
     return model

@@ -12,7 +12,8 @@ class AccountingError(RuntimeError):
 class RunCounts:
     """What a scoring run did with the images it listed: listed = scored + already scored + unusable + failed.
 
-    ``flagged`` counts those among ``scored`` whose score exceeds the reject limit.
+    ``listed`` is known before anything is done, the others are counted as they happen. ``flagged`` counts those among
+    ``scored`` whose score exceeds the reject limit.
     """
 
     listed: int = 0
@@ -42,7 +43,7 @@ class RunCounts:
 
 @dataclass(frozen=True)
 class IngestCounts:
-    """What an ingest run did with the images it listed: listed = recorded + already recorded + unusable + failed."""
+    """What an ingest did with the images it listed: listed = recorded + already recorded + unusable + failed."""
 
     listed: int = 0
     recorded: int = 0
@@ -53,12 +54,16 @@ class IngestCounts:
     def __add__(self, other: Self) -> Self:
         return type(self)(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
+    @property
+    def accounted(self) -> int:
+        """Recorded + already recorded + unusable + failed."""
+        return self.recorded + self.already_recorded + self.unusable + self.failed
+
     def reconcile(self) -> None:
         """Check that every listed image is accounted for.
 
         Raises:
             AccountingError: with all counts.
         """
-        accounted = self.recorded + self.already_recorded + self.unusable + self.failed
-        if accounted != self.listed:
-            raise AccountingError(f"{self.listed} images were listed, but {accounted} are accounted for: {self}")
+        if self.accounted != self.listed:
+            raise AccountingError(f"{self.listed} images were listed, but {self.accounted} are accounted for: {self}")

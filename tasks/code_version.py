@@ -20,7 +20,9 @@ def code_version() -> str:
         return release
     command = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--exclude=*", "--abbrev=8"]
     try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own arguments, no shell reads them
+            command, capture_output=True, text=True, check=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return release
-    return f"{release}+g{commit}"
+    return f"{release}+g{done.stdout.strip()}"

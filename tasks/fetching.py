@@ -11,6 +11,8 @@ from ganomaly.recipe import Recipe
 from tasks.listing import ListedImage
 from tasks.object_store import ObjectStore, ObjectStoreError
 
+CHUNK_BYTES = 500_000_000
+
 
 @dataclass(frozen=True)
 class FetchedImage:
@@ -71,7 +73,20 @@ def split_failed(
     return fetched, failed
 
 
-def in_chunks(images: Sequence[ListedImage], size: int) -> Iterator[Sequence[ListedImage]]:
-    """Cut a sequence into pieces of ``size``, the last one shorter."""
+def in_shards(images: Sequence[ListedImage], size: int) -> Iterator[Sequence[ListedImage]]:
+    """Cut a sequence into pieces of ``size`` images: what one Prefect task is given."""
     for start in range(0, len(images), size):
         yield images[start : start + size]
+
+
+def in_chunks(images: Sequence[ListedImage], size: int) -> Iterator[Sequence[ListedImage]]:
+    """Cut a sequence into what is fetched and committed together: at most ``size`` images and about `CHUNK_BYTES`."""
+    start = held = 0
+    for at, image in enumerate(images):
+        more = image.size_bytes or 0
+        if at > start and (at - start == size or held + more > CHUNK_BYTES):
+            yield images[start:at]
+            start, held = at, 0
+        held += more
+    if start < len(images):
+        yield images[start:]

@@ -1,41 +1,80 @@
 """Record what a window's images are: fetch them, check that they are fit to judge, write one row for each."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from uuid import uuid4
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.accounting import IngestCounts
+from tasks.claims import INGEST, Claimed, claim, heartbeat
 from tasks.fetching import FetchedImage, fetch_images, in_chunks, split_failed
 from tasks.listing import ListedImage, Listing
 from tasks.report_store import ImageRecord
+from tasks.stopping import finish_before_stopping
 from tasks.systems import Systems
 from tasks.window import Window
+
+
+@dataclass(frozen=True)
+class IngestedShard:
+    """What became of a shard: the counts, and the images that another live ingest works on."""
+
+    counts: IngestCounts
+    held: tuple[ListedImage, ...]
 
 
 @task(name="drop-recorded", cache_policy=NO_CACHE, persist_result=False)
 def drop_recorded(systems: Systems, window: Window, listing: Listing) -> tuple[ListedImage, ...]:
     """The listed images that the report store does not know in this very version (key and etag)."""
     known = systems.store.known_images(systems.line.line, window.start, window.end)
-    return tuple(image for image in listing.images if (image.key, image.etag) not in known)
+    return tuple(image for image in listing.images if image.identity not in known)
+
+
+@contextmanager
+def ingesting(systems: Systems) -> Iterator[str]:
+    """Hold a lease while the block runs, and let go of everything claimed; gives its owner's name."""
+    owner = f"ingest-{uuid4().hex}"
+    try:
+        with heartbeat(systems.store, owner, systems.settings.lease_s):
+            yield owner
+    finally:
+        systems.store.drop_lease(owner)
 
 
 @task(name="ingest-shard", task_run_name="ingest {number}", cache_policy=NO_CACHE, persist_result=False)
-def ingest_shard(systems: Systems, images: Sequence[ListedImage], number: str) -> IngestCounts:
+def ingest_shard(systems: Systems, owner: str, images: Sequence[ListedImage], number: str) -> IngestedShard:
     """Fetch, check and record images, chunk by chunk; one that cannot be fetched is named and left for the next run."""
     logger = get_run_logger()
-    line, counts = systems.line, IngestCounts()
-    for chunk in in_chunks(images, line.scoring.chunk_size):
-        results = fetch_images(systems.objects, chunk, line.recipe, line.quality, threads=line.scoring.fetch_threads)
-        fetched, failed = split_failed(results)
-        systems.store.record_images(line.line, [image_record(found) for found in fetched])
-        for failure in failed:
-            logger.warning("%s %s: %s", failure.image.key, failure.reason, failure.detail)
-        usable = sum(found.prepared.usable for found in fetched)
-        counts += IngestCounts(len(chunk), usable, 0, len(fetched) - usable, len(failed))
-        logger.info("shard %s: %d of %d images checked", number, counts.listed, len(images))
-    return counts
+    counts, held = IngestCounts(), []
+    for chunk in in_chunks(images, systems.line.scoring.chunk_size):
+        with finish_before_stopping():
+            claimed = _claim(systems, owner, chunk)
+            counts += _ingest_chunk(systems, owner, claimed.mine)
+        counts += IngestCounts(already_recorded=len(claimed.finished))
+        held += claimed.held
+        logger.info("shard %s: %d of %d images checked", number, counts.accounted, len(images))
+    return IngestedShard(counts, tuple(held))
+
+
+def _claim(systems: Systems, owner: str, chunk: Sequence[ListedImage]) -> Claimed:
+    store, line = systems.store, systems.line.line
+    return claim(store, owner, line, INGEST, chunk, lambda pairs: store.known_among(line, pairs))
+
+
+def _ingest_chunk(systems: Systems, owner: str, chunk: Sequence[ListedImage]) -> IngestCounts:
+    line = systems.line
+    results = fetch_images(systems.objects, chunk, line.recipe, line.quality, threads=line.scoring.fetch_threads)
+    fetched, failed = split_failed(results)
+    systems.store.commit_images(owner, line.line, [image_record(found) for found in fetched])
+    systems.store.release_images(owner, line.line, INGEST, [failure.image.identity for failure in failed])
+    for failure in failed:
+        get_run_logger().warning("%r %s: %s", failure.image.key, failure.reason, failure.detail)
+    usable = sum(found.prepared.usable for found in fetched)
+    return IngestCounts(recorded=usable, unusable=len(fetched) - usable, failed=len(failed))
 
 
 def image_record(found: FetchedImage) -> ImageRecord:

@@ -20,8 +20,8 @@ LINE_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 # what each named field of a key pattern may contain; a field never crosses a folder
 _FIELD_PATTERNS = {
     "date": r"\d{4}-\d{2}-\d{2}",
-    "part": r"[^/]+",
-    "view": r"[^/]+",
+    "part": r"[^/\x00]+",  # S3 takes a NUL, PostgreSQL does not
+    "view": r"[^/\x00]+",
     "ext": r"[A-Za-z0-9]+",
 }
 
@@ -42,6 +42,7 @@ class ImagesConfig(BaseModel):
 
     prefix: Annotated[str, Field(pattern=r"^([^/].*/)?$")]  # ends with "/": "elpv" must not list "elpv-mono" as well
     key_pattern: str = "{date}/{part}/{view}.{ext}"
+    max_bytes: Annotated[int, Field(ge=1)] = 200_000_000  # a larger object is no image and is not fetched
     normal_list: Annotated[str, Field(min_length=1)] | None = None  # key of a CSV file; None: every usable image
 
     @field_validator("key_pattern")
@@ -68,6 +69,7 @@ class ScoringConfig(BaseModel):
     shard_size: Annotated[int, Field(ge=1)] = 2000  # images of one Prefect task
     chunk_size: Annotated[int, Field(ge=1)] = 256  # images scored and committed together
     fetch_threads: Annotated[int, Field(ge=1, le=64)] = 8
+    lookback_days: Annotated[int, Field(ge=0, le=31)] = 1  # earlier days on which the nightly run looks for late images
 
 
 class LineConfig(DetectorConfig):

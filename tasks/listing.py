@@ -6,9 +6,14 @@ from datetime import date, datetime
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.lines import LineConfig
+from tasks.object_store import ObjectInfo
+from tasks.report import STRAY_KEY, STRAY_SIZE
 from tasks.retries import NETWORK_STEP
 from tasks.systems import Systems
 from tasks.window import Window
+
+NUL_PICTURE = "\u2400"  # what stands for a NUL in a report store that cannot hold one
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,28 @@ class ListedImage:
     captured_at: datetime | None = None
     size_bytes: int | None = None
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What tells an image from every other of its line: (key, etag)."""
+        return self.key, self.etag
+
+
+@dataclass(frozen=True)
+class Stray:
+    """An object under the window's prefix that cannot be judged, which its key or its size already says.
+
+    Attributes:
+        key: of the object.
+        etag: of the object.
+        reason: one of `tasks.report.STRAY_REASONS`.
+        detail: what was found and what is allowed.
+    """
+
+    key: str
+    etag: str
+    reason: str
+    detail: str
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -30,11 +57,11 @@ class Listing:
 
     Attributes:
         images: those whose key follows the line's layout, by key.
-        strays: keys under the window's prefix that do not follow it.
+        strays: the others, by key; they count as unusable and are never fetched.
     """
 
     images: tuple[ListedImage, ...]
-    strays: tuple[str, ...]
+    strays: tuple[Stray, ...]
 
     @property
     def total(self) -> int:
@@ -46,22 +73,38 @@ class Listing:
 def list_window(systems: Systems, window: Window) -> Listing:
     """List the window's objects and read part, view and production date from their keys."""
     images: list[ListedImage] = []
-    strays: list[str] = []
+    strays: list[Stray] = []
     for prefix in systems.line.listing_prefixes(window.start, window.end):
         for found in systems.objects.list_objects(prefix):
-            fields = systems.line.parse_key(found.key)
-            if fields is None:
-                strays.append(found.key)
-            elif fields.date in window:
-                images.append(
-                    ListedImage(
-                        key=found.key,
-                        etag=found.etag,
-                        part=fields.part,
-                        view=fields.view,
-                        production_date=fields.date,
-                        captured_at=found.modified_at,
-                        size_bytes=found.size_bytes,
-                    )
-                )
-    return Listing(tuple(sorted(images, key=lambda image: image.key)), tuple(sorted(strays)))
+            item = _identify(systems.line, window, found)
+            if isinstance(item, Stray):
+                strays.append(item)
+            elif item is not None:
+                images.append(item)
+    return Listing(tuple(sorted(images, key=_key)), tuple(sorted(strays, key=_key)))
+
+
+def _identify(line: LineConfig, window: Window, found: ObjectInfo) -> ListedImage | Stray | None:
+    """What an object is for this window; None for an image of another production date."""
+    fields = line.parse_key(found.key)
+    if fields is None:
+        detail = f"does not follow {line.images.prefix}{line.images.key_pattern}"
+        return Stray(found.key.replace("\x00", NUL_PICTURE), found.etag, STRAY_KEY, detail)
+    if fields.date not in window:
+        return None
+    if found.size_bytes > line.images.max_bytes:
+        detail = f"the object has {found.size_bytes} bytes, images.max_bytes allows {line.images.max_bytes}"
+        return Stray(found.key, found.etag, STRAY_SIZE, detail)
+    return ListedImage(
+        key=found.key,
+        etag=found.etag,
+        part=fields.part,
+        view=fields.view,
+        production_date=fields.date,
+        captured_at=found.modified_at,
+        size_bytes=found.size_bytes,
+    )
+
+
+def _key(item: ListedImage | Stray) -> str:
+    return item.key

@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import pandas as pd
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
+from tasks.artifacts import show_markdown
 from tasks.listing import Listing
 from tasks.object_store import ObjectStoreError
 from tasks.report import NightReport, Picture, flagged_csv, night_markdown, report_html, scores_parquet
@@ -37,15 +37,21 @@ def publish_report(systems: Systems, model: PinnedModel, run: ScoringRun, listin
     html = report_html(report, max_pictures=MAX_PICTURES)
     key = f"{folder}/report.html"
     systems.objects.put(key, html.encode(), "text/html; charset=utf-8")
-    create_markdown_artifact(night_markdown(report), key=f"night-{run.line}", description=f"{run.line}, {window}")
+    show_markdown(night_markdown(report), key=f"night-{run.line}", description=f"{run.line}, {window}")
     return key
 
 
 def find_published(systems: Systems, window: Window, model: PinnedModel) -> ScoringRun | None:
-    """The newest complete run that wrote a report for exactly this window and model version."""
-    return systems.store.latest_report(
-        systems.line.line, window.start, window.end, model.version.version, model.calibration_id
-    )
+    """The newest complete run that wrote a report for exactly this window and model version.
+
+    None as well if another run has scored in the window since that one began: it may have been killed before it could
+    write what it found into a report.
+    """
+    judge = (systems.line.line, window.start, window.end, model.version.version, model.calibration_id)
+    published = systems.store.latest_report(*judge)
+    if published is None or systems.store.scored_since(*judge, published.started_at, besides=published.id):
+        return None
+    return published
 
 
 def night_report(

@@ -5,7 +5,7 @@ from typing import Any
 from prefect.client.schemas.objects import State, TaskRun
 
 from tasks.model_registry import RegistryUnreachableError
-from tasks.object_store import ObjectChangedError, ObjectMissingError, ObjectStoreError
+from tasks.object_store import ObjectChangedError, ObjectDeniedError, ObjectMissingError, ObjectStoreError
 
 RETRY_DELAYS_S = [2, 10, 30]
 
@@ -14,7 +14,7 @@ def is_transient(task: Any, run: TaskRun, state: State[Any]) -> bool:  # noqa: A
     """Whether a failed task may succeed when it is run again (a Prefect `retry_condition_fn`)."""
     try:
         state.result()
-    except (ObjectMissingError, ObjectChangedError):
+    except (ObjectMissingError, ObjectChangedError, ObjectDeniedError):
         return False
     except (ObjectStoreError, RegistryUnreachableError, ConnectionError, TimeoutError):
         return True

@@ -2,42 +2,55 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-from tasks.accounting import RunCounts
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from tasks.accounting import AccountingError, RunCounts
+from tasks.claims import heartbeat
 from tasks.code_version import code_version
 from tasks.errors import OperatingError
 from tasks.listing import Listing
-from tasks.report import STRAY_REASON
-from tasks.report_store import FailureRecord, ScoringRun
-from tasks.score import PinnedModel
+from tasks.report_store import FailureRecord
+from tasks.score import OpenRun, PinnedModel
+from tasks.stopping import finish_before_stopping
 from tasks.systems import Systems
 from tasks.window import Window
+
+NAMED_IN_MESSAGE = 3
 
 
 class FailedImagesError(OperatingError):
     """A run that judged what it could and is complete in its accounting, but could not read some images."""
 
 
-@dataclass
-class OpenRun:
-    """A run in progress: its row in the report store, and what it has done so far."""
+@task(name="find-unfinished", cache_policy=NO_CACHE, persist_result=False)
+def find_unfinished(systems: Systems, window: Window) -> int | None:
+    """The model version with which the window's newest run did not come to its end: its report must be of one model.
 
-    row: ScoringRun
-    counts: RunCounts
-    report_key: str | None = None
+    Runs of the line that still count as running although their process died are closed as interrupted.
+    """
+    logger, store, line = get_run_logger(), systems.store, systems.line.line
+    for dead in store.end_dead_runs(line):
+        logger.warning("run %s of %s gave no sign of life and is closed as interrupted", dead.id, line)
+    newest = store.newest_run(line, window.start, window.end)
+    if newest is None or newest.state == "completed":
+        return None
+    logger.info("run %s is %s: its model version %d is kept", newest.id, newest.state, newest.model_version)
+    return newest.model_version
 
 
 @contextmanager
 def scoring_run(
     systems: Systems, window: Window, listing: Listing, model: PinnedModel, before: RunCounts, flow_run_id: str
 ) -> Iterator[OpenRun]:
-    """Open a run and close it with its counts: completed, or failed with the reason.
+    """Open a run, keep it alive, and close it with its counts: completed, failed, or interrupted, with the reason.
 
-    Objects that do not follow the key layout are recorded as failures of the run, so that the report names them.
+    Objects that cannot be images of the line are recorded as failures of the run, so that the report names them.
 
     Raises:
-        AccountingError: if the counts do not add up at the end.
+        AccountingError: if the counts do not add up at the end, or the report store does not hold what was counted.
         FailedImagesError: if images could not be read.
     """
     store = systems.store
@@ -51,20 +64,43 @@ def scoring_run(
         snapshot_id=model.version.snapshot_id,
         code_version=code_version(),
         flow_run_id=flow_run_id,
+        lease_s=systems.settings.lease_s,
     )
-    pattern = systems.line.images.key_pattern
-    strays = [FailureRecord(key, "", STRAY_REASON, f"does not follow {pattern}") for key in listing.strays]
-    store.save_failures(row.id, strays)
     run = OpenRun(row, before)
     try:
-        yield run
-        run.counts.reconcile()
-        if run.counts.failed:
-            raise FailedImagesError(
-                f"run {row.id}: {run.counts.failed} of {run.counts.listed} images could not be read; they are named in "
-                "the report and the next run tries them again"
-            )
+        with heartbeat(store, row.id, systems.settings.lease_s):
+            store.save_failures(row.id, [FailureRecord(s.key, s.etag, s.reason, s.detail) for s in listing.strays])
+            yield run
+            run.counts.reconcile()
+            _reconcile_with_store(systems, listing, run)
     except BaseException as error:
-        store.finish_run(row.id, run.counts, "failed", f"{type(error).__name__}: {error}", run.report_key)
+        _close(systems, run, "failed" if isinstance(error, Exception) else "interrupted", _message(error))
         raise
-    store.finish_run(row.id, run.counts, "completed", report_key=run.report_key)
+    _close(systems, run, "completed", "")
+
+
+def _close(systems: Systems, run: OpenRun, state: str, message: str) -> None:
+    with finish_before_stopping():
+        systems.store.finish_run(run.row.id, run.counts, state, message, run.report_key)
+
+
+def _message(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _reconcile_with_store(systems: Systems, listing: Listing, run: OpenRun) -> None:
+    """Check in the report store itself that every listed image has a verdict, or is named as failed."""
+    row = run.row
+    judged = systems.store.judged(row.line, row.window_start, row.window_end, row.model_version, row.calibration_id)
+    failures = systems.store.failures_of_run(row.id)
+    failed = set(zip(failures["key"], failures["etag"], strict=True))
+    if lost := [image.key for image in listing.images if image.identity not in judged and image.identity not in failed]:
+        raise AccountingError(
+            f"run {row.id}: {len(lost)} listed images have neither a verdict nor a failure in the report store, "
+            f"for example {', '.join(map(repr, lost[:NAMED_IN_MESSAGE]))}"
+        )
+    if run.counts.failed:
+        raise FailedImagesError(
+            f"run {row.id}: {run.counts.failed} of {run.counts.listed} images could not be read; they are named in "
+            "the report and the next run tries them again"
+        )

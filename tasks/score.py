@@ -1,7 +1,7 @@
 """Score a window's images with one pinned model version and commit the verdicts chunk by chunk."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,17 +14,25 @@ from ganomaly import Detector, ImageScore
 from ganomaly.heatmap import draw_overlay
 from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
-from tasks.fetching import FetchedImage, fetch_images, in_chunks, split_failed
+from tasks.claims import Claimed, claim, scoring_by
+from tasks.fetching import FailedImage, FetchedImage, fetch_images, in_chunks, split_failed
 from tasks.ingest import image_record
 from tasks.listing import ListedImage, Listing
 from tasks.model_registry import ModelRegistryError, ModelVersion, model_name
-from tasks.report_store import FailureRecord, ScoreRecord
+from tasks.object_store import ObjectStoreError
+from tasks.report_store import FailureRecord, JudgedImage, ScoreRecord, ScoringRun
 from tasks.retries import NETWORK_STEP
+from tasks.stopping import finish_before_stopping
 from tasks.systems import Systems
 from tasks.window import Window
 
 OVERLAY_MAX_SIDE_PX = 640
 OVERLAY_JPEG_QUALITY = 85
+OVERLAY_FAILED = "overlay_failed"
+
+
+class NoChampionError(ModelRegistryError):
+    """The line has no model that could score yet."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,11 @@ class PinnedModel:
         assert self.detector.calibration is not None
         return self.detector.calibration.id
 
+    @property
+    def work(self) -> str:
+        """The name under which its scoring is claimed."""
+        return scoring_by(self.version.version, self.calibration_id)
+
 
 @dataclass(frozen=True)
 class WorkPlan:
@@ -49,10 +62,27 @@ class WorkPlan:
     already_scored: int
     already_unusable: int
 
-    def counts(self, strays: int) -> RunCounts:
-        """The counts before anything is done; objects that do not follow the key layout cannot be judged."""
-        unusable = self.already_unusable + strays
-        return RunCounts(listed=self.already_scored + unusable, already_scored=self.already_scored, unusable=unusable)
+    def counts(self, listing: Listing) -> RunCounts:
+        """The counts before anything is done; strays cannot be judged."""
+        unusable = self.already_unusable + len(listing.strays)
+        return RunCounts(listed=listing.total, already_scored=self.already_scored, unusable=unusable)
+
+
+@dataclass
+class OpenRun:
+    """A run in progress: its row in the report store, and what it has done so far."""
+
+    row: ScoringRun
+    counts: RunCounts
+    report_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image with its score."""
+
+    found: FetchedImage
+    score: ImageScore
 
 
 @task(name="pin-model", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
@@ -60,18 +90,18 @@ def pin_model(systems: Systems, version: int | None, device: str) -> PinnedModel
     """Resolve the champion, or the version asked for, once, and load its detector.
 
     Raises:
-        ModelRegistryError: if there is no such version; says how to get one.
+        NoChampionError: if the line has no champion; says how to get one.
+        ModelRegistryError: if there is no such version.
     """
     line = systems.line.line
-    found = systems.registry.champion(line) if version is None else systems.registry.version(line, version)
+    registry = systems.registry
+    found = registry.champion(line) if version is None else registry.version(line, version)
+    where = f"in MLflow at {registry.address}; train one with `inspection train {line}`"
+    if found is None and version is None:
+        raise NoChampionError(f"{model_name(line)} has no champion {where}")
     if found is None:
-        wanted = "no champion" if version is None else f"no version {version}"
-        raise ModelRegistryError(
-            f"{model_name(line)} has {wanted} in MLflow at {systems.registry.tracking_uri}; "
-            f"train one with `inspection train {line}`"
-        )
-    folder = systems.registry.download_detector(found, systems.settings.work_dir / "models")
-    return PinnedModel(found, Detector.load(folder, device=device))
+        raise ModelRegistryError(f"{model_name(line)} has no version {version} {where}, or take another version")
+    return PinnedModel(found, registry.load_detector(found, systems.settings.work_dir / "models", device))
 
 
 @task(name="drop-scored", cache_policy=NO_CACHE, persist_result=False)
@@ -80,83 +110,147 @@ def drop_scored(systems: Systems, window: Window, listing: Listing, model: Pinne
     verdicts = systems.store.judged(
         systems.line.line, window.start, window.end, model.version.version, model.calibration_id
     )
-    earlier = [verdicts.get((image.key, image.etag)) for image in listing.images]
+    earlier = [verdicts.get(image.identity) for image in listing.images]
     todo = tuple(image for image, verdict in zip(listing.images, earlier, strict=True) if verdict is None)
     unusable = sum(verdict == "unusable" for verdict in earlier)
     return WorkPlan(todo, len(listing.images) - len(todo) - unusable, unusable)
 
 
-@task(name="score-shard", task_run_name="score {number}", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="score-shard", task_run_name="score {number}", cache_policy=NO_CACHE, persist_result=False)
 def score_shard(
-    systems: Systems, model: PinnedModel, run_id: str, folder: str, images: Sequence[ListedImage], number: str
-) -> RunCounts:
-    """Fetch, check, score and commit images, chunk by chunk; what a kill leaves undone the next run finds."""
+    systems: Systems, model: PinnedModel, run: OpenRun, images: Sequence[ListedImage], number: str
+) -> list[ListedImage]:
+    """Claim, fetch, check, score and commit images, chunk by chunk; what a kill leaves undone the next run finds.
+
+    The run's counts grow with each chunk. Gives the images that another live run works on.
+    """
     logger = get_run_logger()
-    counts = RunCounts()
+    held: list[ListedImage] = []
+    done = 0
     for chunk in in_chunks(images, systems.line.scoring.chunk_size):
-        counts += _score_chunk(systems, model, run_id, folder, chunk)
-        logger.info("shard %s: %d of %d images, %d flagged", number, counts.listed, len(images), counts.flagged)
-    return counts
+        with finish_before_stopping():
+            claimed, verdicts = _claim(systems, model, run.row.id, chunk)
+            run.counts += _already_judged(verdicts)
+            if claimed.mine:
+                run.counts += _score_chunk(systems, model, run.row.id, claimed.mine)
+        held += claimed.held
+        done += len(chunk)
+        logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), run.counts.flagged)
+    return held
 
 
-def _score_chunk(
-    systems: Systems, model: PinnedModel, run_id: str, folder: str, chunk: Sequence[ListedImage]
-) -> RunCounts:
+def _claim(
+    systems: Systems, model: PinnedModel, run_id: str, chunk: Sequence[ListedImage]
+) -> tuple[Claimed, Collection[str]]:
+    """Claim a chunk; also gives the verdicts of what another run has finished meanwhile."""
+    store, line = systems.store, systems.line.line
+    verdicts: dict[tuple[str, str], str] = {}
+
+    def judged_among(pairs: list[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        verdicts.update(store.judged_among(line, pairs, model.version.version, model.calibration_id))
+        return verdicts
+
+    return claim(store, run_id, line, model.work, chunk, judged_among), verdicts.values()
+
+
+def _already_judged(verdicts: Collection[str]) -> RunCounts:
+    unusable = sum(verdict == "unusable" for verdict in verdicts)
+    return RunCounts(already_scored=len(verdicts) - unusable, unusable=unusable)
+
+
+def _score_chunk(systems: Systems, model: PinnedModel, run_id: str, chunk: Sequence[ListedImage]) -> RunCounts:
     config = model.detector.config
     threads = systems.line.scoring.fetch_threads
     fetched, failed = split_failed(fetch_images(systems.objects, chunk, config.recipe, config.quality, threads=threads))
-    scores = _judge(model.detector, fetched)
-    overlays = _save_overlays(systems, model.detector, folder, fetched, scores)
-    ids = systems.store.record_images(systems.line.line, [image_record(found) for found in fetched])
-    systems.store.save_scores(
+    judged = _judge(model.detector, fetched)
+    overlays, without_overlay = _save_overlays(systems, model, judged)
+    failed += without_overlay
+    lacking = {failure.image.identity for failure in without_overlay}
+    judged = [one for one in judged if one.found.image.identity not in lacking]
+    inserted = systems.store.commit_scores(
         run_id,
-        [
-            ScoreRecord(
-                image_id=ids[found.image.key, found.image.etag],
-                verdict=score.verdict,
-                raw_score=score.raw,
-                normalised_score=score.normalised,
-                p_value=score.p_value,
-                reason=score.reason,
-                heat_map_key=overlays.get(found.image.key),
-            )
-            for found, score in zip(fetched, scores, strict=True)
-        ],
+        model.work,
+        [_as_row(one, overlays.get(one.found.image.identity)) for one in judged],
+        [FailureRecord(f.image.key, f.image.etag, f.reason, f.detail) for f in failed],
     )
-    systems.store.save_failures(run_id, [FailureRecord(f.image.key, f.image.etag, f.reason, f.detail) for f in failed])
-    unusable = sum(score.verdict == "unusable" for score in scores)
-    flagged = sum(score.verdict == "flagged" for score in scores)
-    return RunCounts(len(chunk), len(scores) - unusable, 0, unusable, len(failed), flagged)
+    return _count(judged, inserted) + RunCounts(failed=len(failed))
 
 
-def _judge(detector: Detector, fetched: Sequence[FetchedImage]) -> list[ImageScore]:
+def _judge(detector: Detector, fetched: Sequence[FetchedImage]) -> list[Judged]:
     usable = np.array([found.prepared.usable for found in fetched], dtype=bool)
     scores = iter(detector.score_prepared(detector.stack([found.prepared for found in fetched], usable)))
     return [
-        next(scores)
-        if found.prepared.usable
-        else ImageScore(None, None, None, "unusable", found.prepared.reason, found.prepared.detail)
+        Judged(
+            found,
+            next(scores)
+            if found.prepared.usable
+            else ImageScore(None, None, None, "unusable", found.prepared.reason, found.prepared.detail),
+        )
         for found in fetched
     ]
 
 
+def _as_row(judged: Judged, heat_map_key: str | None) -> JudgedImage:
+    score = judged.score
+    return JudgedImage(
+        image_record(judged.found),
+        ScoreRecord(
+            verdict=score.verdict,
+            raw_score=score.raw,
+            normalised_score=score.normalised,
+            p_value=score.p_value,
+            reason=score.reason,
+            heat_map_key=heat_map_key,
+        ),
+    )
+
+
+def _count(judged: Sequence[Judged], inserted: Collection[tuple[str, str]]) -> RunCounts:
+    """Count by verdict; what another run has committed first, because it took over our claims, is its own."""
+    counts = RunCounts()
+    for one in judged:
+        if one.score.verdict == "unusable":
+            counts += RunCounts(unusable=1)
+        elif one.found.image.identity in inserted:
+            counts += RunCounts(scored=1, flagged=int(one.score.verdict == "flagged"))
+        else:
+            counts += RunCounts(already_scored=1)
+    return counts
+
+
 def _save_overlays(
-    systems: Systems, detector: Detector, folder: str, fetched: Sequence[FetchedImage], scores: Sequence[ImageScore]
-) -> dict[str, str]:
-    """Draw the heat maps of flagged images over them and save each as an object; gives its key for each image's key."""
-    flagged = [found for found, score in zip(fetched, scores, strict=True) if score.verdict == "flagged"]
+    systems: Systems, model: PinnedModel, judged: Sequence[Judged]
+) -> tuple[dict[tuple[str, str], str], list[FailedImage]]:
+    """Draw the heat maps of flagged images over them and save each as an object.
+
+    Gives the overlay's key by image, and the images whose overlay could not be written.
+    """
+    flagged = [one.found for one in judged if one.score.verdict == "flagged"]
     if not flagged:
-        return {}
+        return {}, []
     prepared = [found.prepared for found in flagged]
-    heats = detector.heat_maps(detector.stack(prepared, np.ones(len(prepared), dtype=bool)))
-    keys: dict[str, str] = {}
+    heats = model.detector.heat_maps(model.detector.stack(prepared, np.ones(len(prepared), dtype=bool)))
+    keys: dict[tuple[str, str], str] = {}
+    failed: list[FailedImage] = []
     for found, heat in zip(flagged, heats, strict=True):
-        # a key may hold anything: the overlay's name is made of its hash
-        name = hashlib.sha256(found.image.key.encode()).hexdigest()[:24]
-        key = f"{folder}/overlays/{name}.jpg"
-        systems.objects.put(key, overlay_jpeg(detector, found.data, heat), "image/jpeg")
-        keys[found.image.key] = key
-    return keys
+        key = overlay_key(systems.line.line, model, found.image)
+        try:
+            systems.objects.put(key, overlay_jpeg(model.detector, found.data, heat), "image/jpeg")
+        except ObjectStoreError as error:
+            failed.append(FailedImage(found.image, OVERLAY_FAILED, str(error)))
+        else:
+            keys[found.image.identity] = key
+    return keys, failed
+
+
+def overlay_key(line: str, model: PinnedModel, image: ListedImage) -> str:
+    """Where the overlay of an image lies: always the same place, so that a repeated chunk leaves no orphan.
+
+    The image's key may hold anything, so the name is a hash.
+    """
+    named = "\n".join([image.key, image.etag, str(model.version.version), model.calibration_id])
+    name = hashlib.sha256(named.encode()).hexdigest()[:24]
+    return f"reports/{line}/{image.production_date}/overlays/{name}.jpg"
 
 
 def overlay_jpeg(detector: Detector, data: bytes, heat_ss: np.ndarray) -> bytes:

@@ -1,14 +1,16 @@
 """Where the outside systems are: read from ``INSPECTION_*`` environment variables when `Settings()` is called.
 
-No secrets live here. S3 credentials come from boto3's own chain (``AWS_*`` variables, profiles, instance roles),
-database passwords from the URL or the driver's own means (``PGPASSWORD``, ``~/.pgpass``).
+S3 credentials come from boto3's own chain (``AWS_*`` variables, profiles, instance roles), passwords of PostgreSQL and
+MLflow from the address or their own means (``PGPASSWORD``, ``~/.pgpass``, ``MLFLOW_TRACKING_PASSWORD``). Addresses are
+therefore left out when settings are printed, and what was typed is left out of error messages.
 """
 
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "INSPECTION_"
@@ -36,15 +38,21 @@ class Settings(BaseSettings):
         pydantic.ValidationError: for an ``INSPECTION_*`` variable that does not exist or has a wrong value; names it.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     work_dir: Path = Path("var")
     bucket: str = Field("inspection", min_length=3, max_length=63)
-    s3_endpoint_url: str | None = None  # None: Amazon S3
-    store_url: str = Field(default_factory=lambda s: f"sqlite:///{s.get('work_dir', 'var')}/inspection.db")
-    mlflow_tracking_uri: str = Field(default_factory=lambda s: f"sqlite:///{s.get('work_dir', 'var')}/mlflow.db")
+    s3_endpoint_url: str | None = Field(None, repr=False)  # None: Amazon S3
+    s3_read_timeout_s: float = Field(30.0, gt=0, le=600)  # a server that stays silent for so long is asked again
+    store_url: str = Field(default_factory=lambda s: f"sqlite:///{s.get('work_dir', 'var')}/inspection.db", repr=False)
+    mlflow_tracking_uri: str = Field(
+        default_factory=lambda s: f"sqlite:///{s.get('work_dir', 'var')}/mlflow.db", repr=False
+    )
     mlflow_artifact_root: str | None = Field(default_factory=_default_artifact_root)
     lines_dir: Path = Field(default_factory=_default_lines_dir)
+    lease_s: float = Field(60.0, ge=1, le=3600)  # after so many seconds without a sign of life a run counts as dead
 
     @model_validator(mode="before")
     @classmethod
@@ -54,3 +62,31 @@ class Settings(BaseSettings):
         if unknown := [name for name in ours if name.upper() not in allowed]:
             raise ValueError(f"{', '.join(unknown)}: there is no such setting; allowed: {', '.join(allowed)}")
         return values
+
+    @field_validator("s3_endpoint_url", "store_url", "mlflow_tracking_uri")
+    @classmethod
+    def _refuse_misplaced_passwords(cls, address: str | None, info: ValidationInfo) -> str | None:
+        """Where a password is not recognised as one, libraries print it in their messages."""
+        if address is not None and not _keeps_password_in_place(address):
+            raise ValueError(
+                f"{PREFIX}{str(info.field_name).upper()}: is no address; user and password belong before the host "
+                "(scheme://user:password@host), with / : @ ? # and % in them written as %2F %3A %40 %3F %23 and %25"
+            )
+        return address
+
+    @field_validator("mlflow_artifact_root")
+    @classmethod
+    def _refuse_password(cls, root: str | None) -> str | None:
+        if root is not None and "@" in urlsplit(root).netloc:
+            raise ValueError(f"{PREFIX}MLFLOW_ARTIFACT_ROOT: takes no password: MLflow writes it into its database")
+        return root
+
+
+def _keeps_password_in_place(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # raises for what is no number, as the first half of a password is
+    except ValueError:
+        return False
+    elsewhere = parts.netloc.rpartition("@")[0] + (parts.path + parts.query + parts.fragment if parts.netloc else "")
+    return "@" not in elsewhere and "password" not in parts.query.lower()

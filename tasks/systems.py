@@ -32,7 +32,10 @@ def open_systems(line: str) -> Systems:
     store = ReportStore(settings.store_url)
     store.prepare()
     objects = ObjectStore(
-        settings.bucket, settings.s3_endpoint_url, max_connections=max(16, config.scoring.fetch_threads)
+        settings.bucket,
+        settings.s3_endpoint_url,
+        max_connections=max(16, config.scoring.fetch_threads),
+        read_timeout_s=settings.s3_read_timeout_s,
     )
     registry = ModelRegistry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
     return Systems(settings, config, objects, store, registry)

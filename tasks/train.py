@@ -1,7 +1,6 @@
 """Train a line's detector: choose normal images, fix them as a snapshot, train, calibrate, register."""
 
 import csv
-import hashlib
 import io
 import tempfile
 from collections import Counter
@@ -20,13 +19,14 @@ from prefect.logging import get_run_logger
 from ganomaly import Detector, DetectorConfig, TrainingDataError
 from ganomaly.splits import ROLES, plan_roles
 from ganomaly.training import EpochStats, TrainingConfig
+from tasks.artifacts import ProgressArtifact
 from tasks.code_version import code_version
 from tasks.fetching import FetchedImage, fetch_images, in_chunks, split_failed
 from tasks.figures import calibration_figure, loss_figure, reconstruction_figure
 from tasks.listing import ListedImage
 from tasks.model_registry import CHALLENGER, CHAMPION, ModelVersion, TrainingRun, model_name
-from tasks.progress import ProgressArtifact
 from tasks.retries import NETWORK_STEP
+from tasks.snapshot import COLUMNS, snapshot_id
 from tasks.systems import Systems
 from tasks.window import Window
 
@@ -150,7 +150,7 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
             for found, role in zip(fetched, roles, strict=True)
             if role
         ],
-        columns=["key", "etag", "sha256", "part", "role"],
+        columns=list(COLUMNS),
     )
     return Snapshot(snapshot_id(manifest), manifest, detector_input)
 
@@ -159,12 +159,6 @@ def _stack(fetched: Sequence[FetchedImage], chosen: np.ndarray) -> np.ndarray:
     pixels = [found.prepared.pixels for found, take in zip(fetched, chosen, strict=True) if take]
     shape = next(found.prepared.pixels.shape for found in fetched if found.prepared.pixels is not None)
     return np.array(pixels, dtype=np.uint8).reshape(-1, *shape)
-
-
-def snapshot_id(manifest: pd.DataFrame) -> str:
-    """Content hash of a manifest: SHA-256 of its rows by key, the first 16 hexadecimal digits."""
-    rows = sorted(manifest[["key", "etag", "sha256", "role"]].itertuples(index=False, name=None))
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
 @task(name="train-detector", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)

@@ -28,14 +28,20 @@ class Window:
         return str(self.start) if self.start == self.end else f"{self.start} to {self.end}"
 
 
-def last_production_date(timezone: str, now: datetime | None = None) -> date:
-    """Yesterday where the line stands: the production that a nightly run judges when it is given no date."""
-    return ((now or datetime.now(UTC)).astimezone(ZoneInfo(timezone)) - timedelta(days=1)).date()
+def last_production_date(timezone: str, scheduled: datetime | None = None) -> date:
+    """The day before, where the line stands: what a nightly run judges when it is given no date.
+
+    Args:
+        timezone: the line's.
+        scheduled: when the run was to start: one that a worker picks up a day late still judges its own night. Default
+            now.
+    """
+    return (scheduled or datetime.now(UTC)).astimezone(ZoneInfo(timezone)).date() - timedelta(days=1)
 
 
-def window_of(timezone: str, first: date | None, last: date | None) -> Window:
-    """The window from optional dates: none means yesterday, one means that day."""
-    day = last_production_date(timezone) if first is None and last is None else None
+def window_of(timezone: str, first: date | None, last: date | None, scheduled: datetime | None = None) -> Window:
+    """The window from optional dates: none means `last_production_date`, one means that day."""
+    day = last_production_date(timezone, scheduled) if first is None and last is None else None
     start = first or last or day
     end = last or first or day
     assert start is not None

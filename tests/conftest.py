@@ -1,22 +1,42 @@
-"""Real outside systems for the tests: one S3 server and one PostgreSQL cluster per session, fresh contents per test."""
+"""Real outside systems for the tests: one server of each kind per session, fresh contents per test; small lines."""
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
+from prefect.testing.utilities import prefect_test_harness
 
 from infra.local_s3 import LocalS3
+from tasks.model_registry import ModelRegistry
 from tasks.object_store import ObjectStore
 from tasks.report_store import ReportStore
 
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
+
+
+SMALL_LINE: dict[str, dict[str, Any]] = {
+    "images": {},
+    "recipe": {"size_px": 32},
+    "network": {"features": 16, "latent_size": 32},
+    "training": {"epochs": 3, "batch_size": 16},
+    "quality": {"min_sharpness": 0.0},
+    "calibration": {"false_reject_rate": 0.05, "calibrate_fraction": 0.25},
+    "scoring": {"chunk_size": 16, "shard_size": 32},
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--write-reliability`, see `faults/conftest.py`."""
+    parser.addoption("--write-reliability", action="store_true", help="write docs/reliability.md from the fault marks")
 
 
 @pytest.fixture(scope="session")
@@ -27,11 +47,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
 
 
 @pytest.fixture
-def environment(s3: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def environment(s3: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow_database: Path) -> str:
     """Point `Settings()` and boto3 to the S3 server, and everything else below `tmp_path`; gives the bucket's name.
 
-    Line files are read from `tmp_path/lines`, which is empty. Child processes inherit all of it.
+    Line files are read from `tmp_path/lines`, which is empty; MLflow's tables are there. Child processes inherit all.
     """
+    shutil.copy(empty_mlflow_database, tmp_path / "mlflow.db")
     for name in [name for name in os.environ if name.startswith(("INSPECTION_", "AWS_"))]:
         monkeypatch.delenv(name)
     bucket = f"test-{uuid4().hex[:12]}"
@@ -64,6 +85,38 @@ def store(tmp_path: Path) -> Iterator[ReportStore]:
     with ReportStore(f"sqlite:///{tmp_path}/inspection.db") as store:
         store.prepare()
         yield store
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect API with a database of its own."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, created once: its own migrations take seconds for each new database."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    ModelRegistry(f"sqlite:///{path}").champion("none")
+    return path
+
+
+@pytest.fixture
+def write_line(environment: str) -> Callable[..., Path]:
+    """A function that writes a line file of a small, fast detector; tables given by name replace single settings."""
+
+    def write(line: str, **tables: dict[str, Any]) -> Path:
+        text = [f'line = "{line}"', 'timezone = "Europe/Berlin"']
+        for name, settings in SMALL_LINE.items():
+            text.append(f"[{name}]")
+            # a JSON scalar is a TOML scalar
+            text += [f"{key} = {json.dumps(value)}" for key, value in (settings | tables.get(name, {})).items()]
+        path = Path(os.environ["INSPECTION_LINES_DIR"]) / f"{line}.toml"
+        path.write_text("\n".join(text) + "\n", encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -47,5 +47,29 @@ def test_help_explains_every_command() -> None:
     """Broken if a command is missing or has no explanation."""
     done = run("--help")
     assert done.returncode == 0
-    for command in ("demo", "lines", "ingest", "train", "score", "nightly", "db"):
+    commands = (
+        "demo",
+        "lines",
+        "ingest",
+        "train",
+        "score",
+        "nightly",
+        "trace",
+        "verify",
+        "runs",
+        "flagged",
+        "review",
+        "db",
+    )
+    for command in commands:
         assert f"│ {command} " in done.stdout
+
+
+@pytest.mark.usefixtures("environment")
+def test_an_empty_store_is_told_without_a_traceback() -> None:
+    """Broken if the audit fails with a traceback, or a program that reads its JSON gets half an answer."""
+    done = run("trace", "p1", "--json")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.strip().splitlines()[-1].startswith("error: the report store sqlite:")
+    assert "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections import Counter
 from datetime import date
 
 import cv2
@@ -17,10 +18,12 @@ from flows.nightly import nightly
 from flows.score_batch import score_batch
 from flows.train_ganomaly import train_ganomaly
 from ganomaly import TrainingDataError
+from tasks.accounting import AccountingError
 from tasks.model_registry import ModelRegistryError
 from tasks.object_store import ObjectStore
 from tasks.report_store import ReportStore
 from tasks.run_record import FailedImagesError
+from tasks.score import NoChampionError
 from tasks.systems import open_systems
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -127,6 +130,133 @@ def test_only_what_is_new_is_scored(trained: ObjectStore) -> None:
     report = pd.read_parquet(io.BytesIO(trained.get(second.report_key.replace("report.html", "scores.parquet"))))
     assert len(report) == 43
     assert report["key"].is_unique
+
+
+def test_a_night_fetches_every_image_once(trained: ObjectStore, monkeypatch) -> None:
+    """Broken if the nightly flow reads an image twice, or if scoring does not record what ingest would."""
+    real_get, fetched = ObjectStore.get, Counter()
+
+    def counting_get(self: ObjectStore, key: str, etag: str | None = None) -> bytes:
+        fetched[key] += 1
+        return real_get(self, key, etag)
+
+    monkeypatch.setattr(ObjectStore, "get", counting_get)
+    nightly(LINE, LAST_DAY, device="cpu")
+    pictures = {key for key in fetched if key.startswith("reports/")}
+    flagged = open_systems(LINE).store.flagged_parts(LINE, LAST_DAY)
+    assert len(pictures) == len(flagged) > 0
+    images = {key: count for key, count in fetched.items() if key.startswith("images/")}
+    assert len(images) == 42
+    assert sum(images.values()) == 42 + len(flagged)  # the report shows the flagged ones
+    recorded = open_systems(LINE).store.recorded_images(LINE, LAST_DAY, LAST_DAY)
+    assert len(recorded) == 42
+    assert ingest_images(LINE, LAST_DAY).already_recorded == 42
+
+
+def test_a_line_without_a_model_is_ingested_all_the_same(plant: ObjectStore) -> None:
+    """Broken if a new line's nights leave nothing behind that a first model could learn from."""
+    with pytest.raises(NoChampionError, match=r"ganomaly-plates has no champion .* `inspection train plates`"):
+        nightly(LINE, WEEK[0])
+    assert len(open_systems(LINE).store.recorded_images(LINE, WEEK[0], WEEK[0])) == 20
+
+
+def test_late_images_of_the_day_before_are_judged_by_that_days_model(trained: ObjectStore) -> None:
+    """Broken if a late image is never judged, is judged by another model than its day, or is missing in its report."""
+    first = nightly(LINE, LAST_DAY, device="cpu")
+    systems = open_systems(LINE)
+    second_version = train_ganomaly(LINE, epochs=1, device="cpu").version
+    systems.registry.set_alias(second_version, "champion")
+    trained.put(key_of(LAST_DAY, "late"), plate(4000, defect=True), "image/png")
+    next_day = date(2026, 3, 9)
+    trained.put(key_of(next_day, "g9000"), plate(9000), "image/png")
+    night = nightly(LINE, next_day, device="cpu")
+    assert (night.model_version, night.counts.listed, night.counts.scored) == (2, 1, 1)
+    revisit = systems.store.newest_run(LINE, LAST_DAY, LAST_DAY)
+    assert (revisit.model_version, revisit.state, revisit.scored, revisit.already_scored) == (1, "completed", 1, 40)
+    assert revisit.report_key != first.report_key
+    report = pd.read_parquet(io.BytesIO(trained.get(revisit.report_key.replace("report.html", "scores.parquet"))))
+    assert key_of(LAST_DAY, "late") in set(report["key"])
+    assert set(report["model_version"]) == {1}
+    assert nightly(LINE, next_day, device="cpu").counts.scored == 0
+    assert systems.store.newest_run(LINE, LAST_DAY, LAST_DAY).id == revisit.id
+
+
+def test_an_unfinished_night_keeps_its_model(trained: ObjectStore, monkeypatch) -> None:
+    """Broken if a night that broke off is judged half by one model and half by the next champion."""
+    systems = open_systems(LINE)
+    real_commit, commits = ReportStore.commit_scores, []
+
+    def commit_once(self: ReportStore, *args: object) -> set[tuple[str, str]]:
+        if commits:
+            raise KeyboardInterrupt
+        commits.append(1)
+        return real_commit(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReportStore, "commit_scores", commit_once)
+        with pytest.raises(KeyboardInterrupt):
+            score_batch(LINE, LAST_DAY, device="cpu")
+    broken_off = systems.store.newest_run(LINE, LAST_DAY, LAST_DAY)
+    assert (broken_off.state, broken_off.model_version) == ("interrupted", 1)
+    second_version = train_ganomaly(LINE, epochs=1, device="cpu").version
+    systems.registry.set_alias(second_version, "champion")
+    night = score_batch(LINE, LAST_DAY, device="cpu")
+    assert (night.model_version, night.counts.listed, night.counts.unusable) == (1, 43, 3)
+    assert (night.counts.already_scored, night.counts.scored) == (15, 25)  # the 16th of the first chunk is unusable
+    assert score_batch(LINE, LAST_DAY, device="cpu").model_version == 2
+
+
+def test_a_report_that_a_killed_run_did_not_write_is_written(trained: ObjectStore, monkeypatch) -> None:
+    """Broken if a run that was killed between its last commit and its report leaves the older report standing."""
+    first = score_batch(LINE, LAST_DAY, device="cpu")
+    trained.put(key_of(LAST_DAY, "late"), plate(4000, defect=True), "image/png")
+
+    def killed(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.score_batch.publish_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score_batch(LINE, LAST_DAY, device="cpu")
+    again = score_batch(LINE, LAST_DAY, device="cpu")
+    assert (again.counts.scored, again.counts.already_scored) == (0, 41)
+    assert again.report_key != first.report_key
+    report = pd.read_parquet(io.BytesIO(trained.get(again.report_key.replace("report.html", "scores.parquet"))))
+    assert key_of(LAST_DAY, "late") in set(report["key"])
+    assert score_batch(LINE, LAST_DAY, device="cpu").run_id == again.run_id
+
+
+def test_an_object_beyond_the_size_limit_is_never_fetched(trained: ObjectStore, write_line, monkeypatch) -> None:
+    """Broken if a mistaken upload of gigabytes is read into a worker's memory, or stops the night."""
+    huge = key_of(LAST_DAY, "huge")
+    trained.put(huge, b"x" * 20_000, "image/png")
+    write_line(LINE, images={"max_bytes": 19_999})
+    real_get = ObjectStore.get
+
+    def get(self: ObjectStore, key: str, etag: str | None = None) -> bytes:
+        assert key != huge
+        return real_get(self, key, etag)
+
+    monkeypatch.setattr(ObjectStore, "get", get)
+    night = score_batch(LINE, LAST_DAY, device="cpu")
+    assert (night.counts.listed, night.counts.scored, night.counts.unusable) == (44, 40, 4)
+    failures = open_systems(LINE).store.failures_of_run(night.run_id).set_index("key")
+    assert failures.loc[huge, "reason"] == "object_too_large"
+    assert "images.max_bytes allows 19999" in failures.loc[huge, "detail"]
+
+
+def test_a_verdict_that_is_not_in_the_store_ends_the_run_loudly(trained: ObjectStore, monkeypatch) -> None:
+    """Broken if the accounting believes its own counters although the report store lacks a listed image."""
+    real_commit = ReportStore.commit_scores
+
+    def lose_one(self: ReportStore, run_id: str, work: str, judged: list, failures: list) -> set[tuple[str, str]]:
+        real_commit(self, run_id, work, judged[1:], failures)
+        return {(one.image.key, one.image.etag) for one in judged}
+
+    monkeypatch.setattr(ReportStore, "commit_scores", lose_one)
+    with pytest.raises(AccountingError, match="listed images have neither a verdict nor a failure"):
+        score_batch(LINE, LAST_DAY, device="cpu")
+    assert open_systems(LINE).store.newest_run(LINE, LAST_DAY, LAST_DAY).state == "failed"
 
 
 def test_an_image_that_vanishes_is_named_and_the_night_is_complete(trained: ObjectStore, monkeypatch) -> None:

@@ -5,7 +5,7 @@ from prefect import flow, task
 
 from ganomaly import TrainingDataError
 from tasks.model_registry import ModelRegistryError, RegistryUnreachableError
-from tasks.object_store import ObjectMissingError, ObjectStoreError
+from tasks.object_store import ObjectDeniedError, ObjectMissingError, ObjectStoreError
 from tasks.retries import NETWORK_STEP, RETRY_DELAYS_S
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
         (ObjectStoreError("the endpoint does not answer"), 1 + len(RETRY_DELAYS_S)),
         (RegistryUnreachableError("MLflow does not answer"), 1 + len(RETRY_DELAYS_S)),
         (ObjectMissingError("there is no such object"), 1),
+        (ObjectDeniedError("the credentials are wrong"), 1),
         (ModelRegistryError("there is no champion"), 1),
         (TrainingDataError("too few images"), 1),
     ],

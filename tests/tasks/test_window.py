@@ -39,3 +39,9 @@ def test_counts_that_do_not_add_up_are_an_error() -> None:
         IngestCounts(listed=1).reconcile()
     total = RunCounts(listed=2, scored=2, flagged=1) + RunCounts(listed=1, failed=1)
     assert total == RunCounts(listed=3, scored=2, failed=1, flagged=1)
+
+
+def test_a_run_that_starts_late_judges_its_own_night() -> None:
+    """Broken if a run that waited for a worker over midnight judges the wrong day, and its own day never."""
+    scheduled = datetime(2026, 3, 8, 1, 30, tzinfo=UTC)
+    assert window_of("Europe/Berlin", None, None, scheduled) == Window(date(2026, 3, 7), date(2026, 3, 7))

@@ -1,0 +1,444 @@
+"""A night of 3,000 images that is killed again and again, on SQLite and PostgreSQL, and what is left of it in the end.
+
+Every scenario has a bucket and a report store of its own; images and model are the same, so that each can be compared
+with one undisturbed night.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from prefect.settings import PREFECT_API_URL
+
+from infra.local_s3 import LocalS3
+from tasks.model_registry import ModelRegistry
+from tasks.report_store import ReportStore, ScoringRun
+from tests.faults.fault_proxy import PASSING_FAULTS, FaultProxy
+from tests.faults.night_process import Nights
+
+LINE = "plates"
+WEEK, NIGHT = date(2026, 3, 7), date(2026, 3, 8)
+BUCKET = "plant"
+IMAGES, UNUSABLE = 3000, 12
+LEASE_S = 2.0
+KILLS = 20
+SOON_S = 120.0
+
+LINE_FILE = f"""
+line = "{LINE}"
+recipe = {{size_px = 32}}
+network = {{features = 8, latent_size = 16}}
+training = {{epochs = 2, batch_size = 16}}
+quality = {{min_sharpness = 0.0}}
+calibration = {{calibrate_fraction = 0.4, fit_fraction = 0.2}}
+scoring = {{chunk_size = 64, shard_size = 500, lookback_days = 0}}
+"""
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A bucket, a report store, and the environment in which a flow finds them and the model."""
+
+    folder: Path
+    bucket: Path
+    environment: dict[str, str]
+    nights: Nights
+
+    @property
+    def journal(self) -> Path:
+        """The keys that were committed, one line each time."""
+        return self.folder / "journal"
+
+    def start(self, flow: str = "score_batch", **more: str) -> int:
+        """Start the night in a process of its own; gives its process id."""
+        window = {"window_start": str(NIGHT)} if flow == "score_batch" else {"production_date": str(NIGHT)}
+        return self.nights.start(flow, self.journal, {**self.environment, **more}, line=LINE, device="cpu", **window)
+
+    def finish(self, flow: str = "score_batch", **more: str) -> None:
+        """Run the night to its end, which must be a good one."""
+        status = self.nights.status(self.start(flow, **more), block=True)
+        assert status == 0, self.log[-5000:]
+
+    @property
+    def log(self) -> str:
+        """What all processes wrote."""
+        path = self.folder / "journal.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def committed(self) -> int:
+        """How many verdicts were committed so far."""
+        return len(self.journal.read_text(encoding="utf-8").splitlines()) if self.journal.exists() else 0
+
+    def runs(self) -> list[ScoringRun]:
+        """All scoring runs, oldest first."""
+        with ReportStore(self.environment["INSPECTION_STORE_URL"]) as store:
+            return sorted(store.runs(LINE, limit=1000), key=lambda run: run.started_at)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a night leaves behind, without what every run makes anew: ids, times, names of runs."""
+
+    images: pd.DataFrame
+    scores: pd.DataFrame
+    report: pd.DataFrame
+    overlays: set[str]
+    counts: dict[str, int]
+    claims: int
+
+
+def outcome_of(plant: Plant) -> Outcome:
+    """Read the report store, the published report and the bucket."""
+    newest = plant.runs()[-1]
+    with ReportStore(plant.environment["INSPECTION_STORE_URL"]) as store:
+        images = store.recorded_images(LINE, NIGHT, NIGHT).drop(columns="id")
+        judge = (newest.model_version, newest.calibration_id)
+        scores = store.scores_of_window(LINE, NIGHT, NIGHT, *judge).drop(columns="run_id")
+    assert newest.report_key is not None
+    report = pd.read_parquet(plant.bucket / newest.report_key.replace("report.html", "scores.parquet"))
+    folder = plant.bucket / "reports" / LINE / str(NIGHT) / "overlays"
+    engine = sa.create_engine(plant.environment["INSPECTION_STORE_URL"])
+    with engine.connect() as connection:
+        claims = connection.execute(sa.text("SELECT count(*) FROM claim")).scalar_one()
+        claims += connection.execute(sa.text("SELECT count(*) FROM lease")).scalar_one()
+    engine.dispose()
+    return Outcome(
+        images,
+        scores,
+        report.drop(columns="run_id"),
+        {path.relative_to(plant.bucket).as_posix() for path in folder.iterdir()},
+        {"listed": newest.listed, "judged": newest.scored + newest.already_scored, "unusable": newest.unusable},
+        claims,
+    )
+
+
+def assert_same(found: Outcome, reference: Outcome) -> None:
+    """Every row, by content: keys, ETags, hashes, scores to the last bit, verdicts, reasons, overlays."""
+    pd.testing.assert_frame_equal(found.images, reference.images)
+    order = ["raw_score", "key"]
+    for name in ("scores", "report"):
+        pd.testing.assert_frame_equal(
+            getattr(found, name).sort_values(order).reset_index(drop=True),
+            getattr(reference, name).sort_values(order).reset_index(drop=True),
+        )
+    assert found.overlays == reference.overlays
+    assert found.counts == reference.counts
+    assert found.claims == 0
+
+
+def draw_plate(rng: np.random.Generator, *, defect: bool) -> bytes:
+    """PNG of a striped plate of 48 x 48 px; the defective ones have a dark blot."""
+    stripes = 128 + 60 * np.sin(2 * np.pi * np.arange(48) / 8 + rng.uniform(-0.2, 0.2))
+    image = stripes[None, :] + rng.normal(0, 8, (48, 48))
+    if defect:
+        cv2.circle(image, (24, 24), 8, 10.0, -1)
+    return cv2.imencode(".png", np.clip(image, 0, 255).astype(np.uint8))[1].tobytes()
+
+
+def write_images(folder: Path) -> None:
+    """120 good plates of the day before, and a night of 3,000 with 3 % defective and a dozen broken files."""
+    rng = np.random.default_rng(0)
+    for number in range(120 + IMAGES):
+        day = WEEK if number < 120 else NIGHT
+        path = folder / "images" / LINE / str(day) / f"p{number:05}" / "top.png"
+        path.parent.mkdir(parents=True)
+        data = draw_plate(rng, defect=number >= 120 and number % 33 == 0)
+        broken = day == NIGHT and number % (IMAGES // UNUSABLE) == 1
+        path.write_bytes(data[: len(data) // 2] if broken else data)
+
+
+def warm_environment(prefect_api_url: str, **more: str) -> dict[str, str]:
+    """What the warm process needs: one thread for torch, and a Prefect server."""
+    ours = {
+        name: value for name, value in os.environ.items() if not name.startswith(("INSPECTION_", "AWS_", "PREFECT_"))
+    }
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**ours, **threads, "PREFECT_API_URL": prefect_api_url, "MLFLOW_DISABLE_TELEMETRY": "true", **more}
+
+
+@pytest.fixture(scope="module")
+def nights(prefect_server: None) -> Iterator[Nights]:
+    """The warm process."""
+    with Nights(warm_environment(str(PREFECT_API_URL.value()), PREFECT_LOGGING_TO_API_ENABLED="false")) as nights:
+        yield nights
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of images, line file, MLflow's database and models, which all scenarios use."""
+    folder = tmp_path_factory.mktemp("kills")
+    write_images(folder / "images-of-all")
+    (folder / "lines").mkdir()
+    (folder / "lines" / f"{LINE}.toml").write_text(LINE_FILE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make_plant(shared: Path, nights: Nights) -> Iterator[Callable[..., Plant]]:
+    """A function that sets up a plant with a bucket of its own for a report store's URL."""
+    servers: list[LocalS3] = []
+
+    def make(name: str, store_url: str | None = None) -> Plant:
+        folder = shared / name
+        bucket = folder / "s3" / BUCKET
+        for source in (shared / "images-of-all").rglob("*.png"):
+            target = bucket / source.relative_to(shared / "images-of-all")
+            target.parent.mkdir(parents=True)
+            target.hardlink_to(source)
+        server = LocalS3(folder / "s3")
+        server.start()
+        servers.append(server)
+        url = store_url or f"sqlite:///{folder}/inspection.db"
+        environment = {
+            **server.environment(),
+            "INSPECTION_BUCKET": BUCKET,
+            "INSPECTION_WORK_DIR": str(shared),
+            "INSPECTION_STORE_URL": url,
+            "INSPECTION_MLFLOW_TRACKING_URI": f"sqlite:///{shared}/mlflow.db",
+            "INSPECTION_MLFLOW_ARTIFACT_ROOT": str(shared / "mlartifacts"),
+            "INSPECTION_LINES_DIR": str(shared / "lines"),
+            "INSPECTION_LEASE_S": str(LEASE_S),
+        }
+        with ReportStore(url) as store:
+            store.upgrade()
+        return Plant(folder, bucket, environment, nights)
+
+    yield make
+    for server in servers:
+        server.stop()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An undisturbed night: what it leaves, and how long it took until its run began and until its end."""
+
+    outcome: Outcome
+    start_s: float
+    whole_s: float
+
+
+@pytest.fixture(scope="module")
+def reference(make_plant: Callable[..., Plant]) -> Reference:
+    """The model of all scenarios, trained once, and an undisturbed night with it."""
+    plant = make_plant("reference")
+    window = {"window_start": str(WEEK), "line": LINE}
+    for flow, more in (("ingest_images", {}), ("train_ganomaly", {"device": "cpu"})):
+        assert plant.nights.run(flow, plant.journal, plant.environment, **window, **more) == 0, plant.log[-5000:]
+    started, wall = time.monotonic(), time.time()
+    plant.finish()
+    whole_s = time.monotonic() - started
+    outcome = outcome_of(plant)
+    assert outcome.counts == {"listed": IMAGES, "judged": IMAGES - UNUSABLE, "unusable": UNUSABLE}
+    assert outcome.overlays == set(outcome.scores["heat_map_key"].dropna())
+    assert len(outcome.overlays) > IMAGES // 50
+    return Reference(outcome, plant.runs()[-1].started_at.timestamp() - wall, whole_s)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def plant(request: pytest.FixtureRequest, make_plant: Callable[..., Plant], reference: Reference) -> Plant:
+    """A plant whose night has not begun, on either database."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgresql" else None
+    return make_plant(f"{request.node.originalname}-{request.param}", url)
+
+
+def wait_for(what: Callable[[], Any], plant: Plant) -> None:
+    """Wait until something has come true."""
+    deadline = time.monotonic() + SOON_S
+    while not what():
+        assert time.monotonic() < deadline, plant.log[-5000:]
+        time.sleep(0.02)
+
+
+def kill_often(plant: Plant, reference: Reference, rng: random.Random) -> Counter[str]:
+    """Kill the night at `KILLS` random points, from before it begins to its report; gives kills by phase."""
+    phases: Counter[str] = Counter()
+    working_s = reference.whole_s - reference.start_s
+    while sum(phases.values()) < KILLS:
+        pid = plant.start()
+        if plant.committed() < IMAGES:
+            starting = rng.random() < 0.2
+            time.sleep(
+                rng.uniform(0, reference.start_s) if starting else reference.start_s + rng.uniform(0, working_s / 8)
+            )
+        else:
+            time.sleep(rng.uniform(0, reference.start_s + working_s / 8))
+        before = len(plant.runs())
+        committed = plant.committed()
+        if plant.nights.kill(pid) != -signal.SIGKILL:
+            break  # it came to its end before: nothing is left to kill
+        begun = before and plant.runs()[-1].state == "running"
+        phases["closing" if committed == IMAGES else "scoring" if begun else "starting"] += 1
+    return phases
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.fault(
+    area="Process",
+    fault="SIGKILL at 20 random points of one night of 3,000 images",
+    outcome="the next run goes on where it stopped; in the end rows, report and overlays of an undisturbed night",
+)
+def test_a_night_that_is_killed_twenty_times(plant: Plant, reference: Reference) -> None:
+    """Broken if a kill at any point loses, doubles or changes a row, or leaves an overlay or a claim behind."""
+    rng = random.Random(plant.folder.name)
+    phases = kill_often(plant, reference, rng)
+    in_the_middle = len({run.id for run in plant.runs()})
+    plant.finish()
+    assert_same(outcome_of(plant), reference.outcome)
+    assert sum(phases.values()) >= KILLS, phases
+    assert phases["scoring"] >= KILLS // 3, phases
+    assert in_the_middle >= KILLS // 3
+    states = Counter(run.state for run in plant.runs())
+    assert states.keys() == {"interrupted", "completed"}
+    assert states["completed"] == 1
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.fault(
+    area="Process",
+    fault="two runs of the same night at once, one of them killed, 5 % of the requests to S3 go wrong",
+    outcome="they share the work, the other takes over what the dead one held; rows of an undisturbed night",
+)
+def test_two_runs_at_once_with_faults_and_a_kill(plant: Plant, reference: Reference) -> None:
+    """Broken if two runs do an image twice, or if a dead run's images or a bad network's are lost."""
+    faults = [{"fault": [name for name in PASSING_FAULTS if "stall" not in name], "probability": 0.05}]
+    with FaultProxy(plant.environment["INSPECTION_S3_ENDPOINT_URL"], faults, seed=1) as proxy:
+        through = {"INSPECTION_S3_ENDPOINT_URL": proxy.url}
+        first, second = plant.start(**through), plant.start(**through)
+        wait_for(lambda: plant.committed() > IMAGES // 4, plant)
+        assert plant.nights.kill(first) == -signal.SIGKILL
+        third = plant.start(**through)
+        assert [plant.nights.status(pid, block=True) for pid in (second, third)] == [0, 0], plant.log[-5000:]
+        done = proxy.counts()
+    assert sum(done[name] for name in PASSING_FAULTS) > IMAGES // 50, done
+    assert Counter(run.state for run in plant.runs()) == {"interrupted": 1, "completed": 2}
+    assert_same(outcome_of(plant), reference.outcome)
+    times = Counter(plant.journal.read_text(encoding="utf-8").splitlines())
+    assert len(times) == IMAGES
+    assert set(times.values()) == {1}, "images were worked on twice"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.fault(
+    area="Process",
+    fault="SIGTERM (a worker is stopped) and Ctrl-C in the middle of a night, @champion moved meanwhile",
+    outcome="SIGTERM finishes the chunk; the run is closed as interrupted; the next goes on with the same model",
+)
+@pytest.mark.parametrize("plant", ["sqlite"], indirect=True)
+def test_sigterm_finishes_the_chunk(plant: Plant, reference: Reference, shared: Path) -> None:
+    """Broken if stopping a worker cuts a chunk in two, leaves a run open, or lets the next run change the model."""
+    for number, sent in enumerate((signal.SIGTERM, signal.SIGINT)):
+        pid = plant.start()
+        before = plant.committed()
+        wait_for(lambda before=before: plant.committed() > before + 100, plant)
+        os.kill(pid, sent)
+        status = plant.nights.status(pid, block=True)
+        assert status not in (0, -signal.SIGKILL)
+        assert len(plant.runs()) == number + 1
+        newest = plant.runs()[-1]
+        assert newest.state == "interrupted"
+        with ReportStore(plant.environment["INSPECTION_STORE_URL"]) as store:
+            judged = store.judged(LINE, NIGHT, NIGHT, newest.model_version, newest.calibration_id)
+        assert len(judged) == plant.committed() < IMAGES
+        if sent == signal.SIGTERM:
+            assert newest.scored + newest.unusable == len(judged)
+    registry = ModelRegistry(f"sqlite:///{shared}/mlflow.db")
+    champion = registry.champion(LINE)
+    assert champion is not None
+    files = registry.client.get_model_version_download_uri(champion.name, str(champion.version))
+    moved = registry.client.create_model_version(champion.name, files, champion.mlflow_run_id)
+    registry.client.set_registered_model_alias(champion.name, "champion", moved.version)
+    try:
+        plant.finish()
+    finally:
+        registry.client.set_registered_model_alias(champion.name, "champion", str(champion.version))
+    assert plant.runs()[-1].model_version == champion.version
+    assert_same(outcome_of(plant), reference.outcome)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.fault(
+    area="Process",
+    fault="a run is suspended for longer than its lease and wakes up again",
+    outcome="another run takes its images over; the one that woke up does no harm and ends well",
+)
+@pytest.mark.parametrize("plant", ["postgresql"], indirect=True)
+def test_a_suspended_run_loses_its_claims(plant: Plant, reference: Reference) -> None:
+    """Broken if a virtual machine that was paused holds the night up, or writes rows a second time when it goes on."""
+    sleeper = plant.start()
+    wait_for(lambda: plant.committed() > 100, plant)
+    os.kill(sleeper, signal.SIGSTOP)
+    time.sleep(LEASE_S * 1.5)
+    plant.finish()
+    os.kill(sleeper, signal.SIGCONT)
+    assert plant.nights.status(sleeper, block=True) == 0, plant.log[-5000:]
+    assert_same(outcome_of(plant), reference.outcome)
+    assert {run.state for run in plant.runs()} == {"completed"}
+
+
+@pytest.fixture
+def mortal_server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A Prefect server that may be killed: its API's address, and its process, which leads a group."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--host", "127.0.0.1"]
+    environment = warm_environment("", PREFECT_HOME=str(tmp_path), PREFECT_SERVER_ANALYTICS_ENABLED="false")
+    del environment["PREFECT_API_URL"]
+    with (tmp_path / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            [*command, "--port", str(port)], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + SOON_S
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None
+                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-3000:]
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/api", server
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.fault(
+    area="Prefect",
+    fault="the Prefect server dies in the middle of a night and does not come back",
+    outcome="the night is scored, reconciled and published all the same; only Prefect's own record of it is open",
+)
+@pytest.mark.parametrize("plant", ["sqlite"], indirect=True)
+def test_the_night_outlives_the_prefect_server(
+    plant: Plant, reference: Reference, mortal_server: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    """Broken if a night's verdicts or its report depend on the orchestrator being there until the end."""
+    url, server = mortal_server
+    with Nights(warm_environment(url)) as nights:
+        victim = replace(plant, nights=nights)
+        pid = victim.start()
+        wait_for(lambda: victim.committed() > 100, victim)
+        os.killpg(server.pid, signal.SIGKILL)
+        nights.status(pid, block=True)
+    newest = plant.runs()[-1]
+    assert (newest.state, newest.message) == ("completed", ""), plant.log[-5000:]
+    assert_same(outcome_of(plant), reference.outcome)
