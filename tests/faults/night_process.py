@@ -49,6 +49,7 @@ def _run(flow: Any, request: dict[str, Any]) -> None:
     status = 1
     try:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
         nothing = os.open(os.devnull, os.O_RDONLY)
         log = os.open(request["journal"] + ".log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for target, source in ((0, nothing), (1, log), (2, log)):

@@ -268,22 +268,18 @@ def wait_for(what: Callable[[], Any], plant: Plant) -> None:
 def kill_often(plant: Plant, reference: Reference, rng: random.Random) -> Counter[str]:
     """Kill the night at `KILLS` random points, from before it begins to its report; gives kills by phase."""
     phases: Counter[str] = Counter()
-    working_s = reference.whole_s - reference.start_s
     while sum(phases.values()) < KILLS:
+        runs, before = len(plant.runs()), plant.committed()
         pid = plant.start()
-        if plant.committed() < IMAGES:
-            starting = rng.random() < 0.2
-            time.sleep(
-                rng.uniform(0, reference.start_s) if starting else reference.start_s + rng.uniform(0, working_s / 8)
-            )
+        if before == IMAGES or rng.random() < 0.2:
+            time.sleep(rng.uniform(0, reference.start_s))
         else:
-            time.sleep(rng.uniform(0, reference.start_s + working_s / 8))
-        before = len(plant.runs())
-        committed = plant.committed()
-        if plant.nights.kill(pid) != -signal.SIGKILL:
-            break  # it came to its end before: nothing is left to kill
-        begun = before and plant.runs()[-1].state == "running"
-        phases["closing" if committed == IMAGES else "scoring" if begun else "starting"] += 1
+            further = before + rng.uniform(0, IMAGES / KILLS / 2)
+            wait_for(lambda further=further: plant.committed() >= min(further, IMAGES), plant)
+            time.sleep(rng.uniform(0, 0.2))
+        begun, committed = len(plant.runs()) > runs, plant.committed()
+        if plant.nights.kill(pid) == -signal.SIGKILL:
+            phases["closing" if committed == IMAGES else "scoring" if begun else "starting"] += 1
     return phases
 
 
@@ -297,12 +293,11 @@ def test_a_night_that_is_killed_twenty_times(plant: Plant, reference: Reference)
     """Broken if a kill at any point loses, doubles or changes a row, or leaves an overlay or a claim behind."""
     rng = random.Random(plant.folder.name)
     phases = kill_often(plant, reference, rng)
-    in_the_middle = len({run.id for run in plant.runs()})
+    time.sleep(LEASE_S)
     plant.finish()
     assert_same(outcome_of(plant), reference.outcome)
     assert sum(phases.values()) >= KILLS, phases
     assert phases["scoring"] >= KILLS // 3, phases
-    assert in_the_middle >= KILLS // 3
     states = Counter(run.state for run in plant.runs())
     assert states.keys() == {"interrupted", "completed"}
     assert states["completed"] == 1
@@ -326,6 +321,8 @@ def test_two_runs_at_once_with_faults_and_a_kill(plant: Plant, reference: Refere
         assert [plant.nights.status(pid, block=True) for pid in (second, third)] == [0, 0], plant.log[-5000:]
         done = proxy.counts()
     assert sum(done[name] for name in PASSING_FAULTS) > IMAGES // 50, done
+    time.sleep(LEASE_S)
+    plant.finish()  # a finished night: it does nothing but close the dead run
     assert Counter(run.state for run in plant.runs()) == {"interrupted": 1, "completed": 2}
     assert_same(outcome_of(plant), reference.outcome)
     times = Counter(plant.journal.read_text(encoding="utf-8").splitlines())
@@ -433,7 +430,7 @@ def test_the_night_outlives_the_prefect_server(
 ) -> None:
     """Broken if a night's verdicts or its report depend on the orchestrator being there until the end."""
     url, server = mortal_server
-    with Nights(warm_environment(url)) as nights:
+    with Nights(warm_environment(url, PREFECT_CLIENT_MAX_RETRIES="1")) as nights:
         victim = replace(plant, nights=nights)
         pid = victim.start()
         wait_for(lambda: victim.committed() > 100, victim)
