@@ -1,0 +1,142 @@
+"""How well heat maps point at defects that are drawn into good images which the detector never saw.
+
+    python tests/benchmarks/localisation.py elpv-mono --out var/localisation
+
+The data are `elpv-mono` or `elpv-poly` (package elpv-dataset), `brick`, `grass` or `gravel` (package scikit-image),
+`weave` (computed) or a folder of good images. A detector is trained on one part of them; into each of the others every
+sort of defect is drawn in turn. OUT gets `localisation.md`, the table, and `KIND.png`, pictures to look at: image,
+outline of the mask, overlay of the heat.
+"""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from ganomaly import Detector, DetectorConfig
+from ganomaly.benchmark.drawn_defects import CONTRASTS, KINDS, SIZES
+from ganomaly.benchmark.localisation import LocalisationRow, draw_sheet, mean_by_kind, measure_localisation
+from ganomaly.benchmark.textures import TEXTURES, texture
+from ganomaly.config import read_toml
+from ganomaly.preparation import read_image
+from ganomaly.protocols import IMAGE_SUFFIXES, elpv
+
+LINES = Path(__file__).parents[2] / "deployments" / "lines"
+ELPV = ("elpv-mono", "elpv-poly")
+
+Images = list[np.ndarray]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+say = Console(stderr=True)
+
+
+@app.command(help=__doc__)
+def main(
+    data: Annotated[str, typer.Argument(help=f"{', '.join((*ELPV, *TEXTURES))}, or a folder of good images.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")],
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file; default: the line's own, else the detector's defaults.")
+    ] = None,
+    train_images: Annotated[int, typer.Option(help="At most so many good images train and calibrate.")] = 1000,
+    test_images: Annotated[int, typer.Option(help="At most so many good images carry defects.")] = 40,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the configuration's.")] = None,
+    seed: Annotated[int, typer.Option(help="Deals out the images, draws weights and defects.")] = 0,
+) -> None:
+    """Train, draw, measure, write."""
+    train, parts, test = good_images(data, train_images, test_images, seed)
+    settings = configure(data, config, epochs, seed)
+    say.print(f"{len(train)} images train and calibrate, {len(test)} carry defects; {settings.recipe.summary}")
+    started = time.monotonic()
+    detector = Detector.fit(train, parts=parts, config=settings)
+    seconds = time.monotonic() - started
+    sorts = len(KINDS) * len(SIZES) * len(CONTRASTS)
+    rows = list(track(measure_localisation(detector, test, seed=seed), "measuring", total=sorts, console=say))
+    out.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([conditions(data, detector, len(train), seconds, seed), *tables(rows)])
+    (out / "localisation.md").write_text(text + "\n", encoding="utf-8")
+    for kind in KINDS:
+        sheet = draw_sheet(detector, test, kind, seed=seed)
+        cv2.imwrite(str(out / f"{kind}.png"), sheet[:, :, ::-1])
+    typer.echo(text)
+    say.print(f"pictures: {out}/KIND.png")
+
+
+def good_images(data: str, n_train: int, n_test: int, seed: int) -> tuple[Images, list[str], Images]:
+    """Images to train with, their parts, and images to draw into: a fifth at least, on other parts."""
+    if data in TEXTURES:
+        surface = texture(data, train_images=n_train, test_normal=n_test, test_abnormal=1, seed=seed)
+        chosen, normal = surface.split.train, surface.split.test[:n_test]
+        return list(surface.data.images[chosen]), surface.data.parts[chosen].tolist(), list(surface.data.images[normal])
+    files = good_files(data)
+    order = np.random.default_rng(seed).permutation(len(files))
+    n_test = min(n_test, len(files) // 5)
+    test, train = order[:n_test], order[n_test : n_test + n_train]
+    images = {i: read_image(files[i]) for i in [*test, *train]}
+    return [images[i] for i in train], [str(files[i]) for i in train], [images[i] for i in test]
+
+
+def good_files(data: str) -> list[Path]:
+    """Paths of the good images of a data set or of a folder."""
+    if data in ELPV:
+        cells = elpv(data.removeprefix("elpv-"))
+        return [path for path, label in zip(cells.images, cells.labels, strict=True) if label == "normal"]
+    files = sorted(path for path in Path(data).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise typer.BadParameter(f"{data}: neither {', '.join((*ELPV, *TEXTURES))} nor a folder with images")
+    return files
+
+
+def configure(data: str, path: Path | None, epochs: int | None, seed: int) -> DetectorConfig:
+    """The detector's part of a configuration or line file; the gate is open for surfaces, which may well be smooth."""
+    line = LINES / f"{data}.toml"
+    values = read_toml(path or line) if path or line.is_file() else {}
+    values = {name: table for name, table in values.items() if name in DetectorConfig.model_fields}
+    if data in TEXTURES:
+        values.setdefault("quality", {"min_sharpness": 0.0})
+        values.setdefault("calibration", {"calibrate_fraction": 0.34})  # one of three stripes
+    training = values.get("training", {}) | {"seed": seed} | ({} if epochs is None else {"epochs": epochs})
+    return DetectorConfig.model_validate(values | {"training": training})
+
+
+def conditions(data: str, detector: Detector, n_train: int, seconds: float, seed: int) -> str:
+    """What the table was measured with."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=LINES, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    config = detector.config
+    return (
+        f"# Localisation on {data}\n\n{n_train} good images train and calibrate ({seconds:.0f} s, "
+        f"{config.training.epochs} epochs, {config.model.kind}, score {config.score.method}); {config.recipe.summary}. "
+        f"Seed {seed}, commit {commit or 'unknown'}, torch {torch.__version__} on {detector.device}, "
+        f"{os.cpu_count()} cores, Python {platform.python_version()}.\n"
+    )
+
+
+def tables(rows: Sequence[LocalisationRow]) -> list[str]:
+    """Means for each kind, then every row."""
+    lines = ["| kind, mean of all | image AUROC | pixel AUROC | AUPRO |", "| --- | ---: | ---: | ---: |"]
+    means = mean_by_kind(rows)
+    lines += [f"| {kind} | " + " | ".join(f"{v:.3f}" for v in values) + " |" for kind, values in means.items()]
+    every = np.mean(list(means.values()), axis=0)
+    lines += ["| all kinds | " + " | ".join(f"{value:.3f}" for value in every) + " |", ""]
+    lines += ["| kind | size | contrast | image AUROC | pixel AUROC | AUPRO | images |"]
+    lines += ["| --- | --- | --- | ---: | ---: | ---: | ---: |"]
+    return lines + [
+        f"| {r.kind} | {r.size} | {r.contrast} | {r.image_auroc:.3f} | {r.pixel_auroc:.3f} | {r.aupro:.3f} "
+        f"| {r.images} |"
+        for r in rows
+    ]
+
+
+if __name__ == "__main__":
+    app()
