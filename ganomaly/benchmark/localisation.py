@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -19,8 +20,55 @@ from ganomaly.benchmark.drawn_defects import (
     draw_defect,
 )
 from ganomaly.benchmark.metrics import image_auroc, map_figures
-from ganomaly.detector import Detector
+from ganomaly.config import DetectorConfig
 from ganomaly.heatmap import draw_overlay
+from ganomaly.preparation import ImageSource, Prepared, prepare_image
+
+
+class MapScorer(Protocol):
+    """What scores prepared images and says where they are not normal; higher for less normal."""
+
+    def raw_scores(self, images_nhwc: NDArray[np.uint8], /) -> NDArray[np.float64]:
+        """Raw scores (N,) of images in recipe space, uint8 (N, S, S, C)."""
+
+    def heat_maps(self, images_nhwc: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """Heat (N, S, S) of images in recipe space, uint8 (N, S, S, C)."""
+
+
+class Locator(MapScorer, Protocol):
+    """What can be measured: a `Detector`, or a `WithoutNetwork`."""
+
+    @property
+    def config(self) -> DetectorConfig:
+        """Recipe and quality gate are what matters here."""
+
+    def prepare(self, image: ImageSource) -> Prepared:
+        """Decode, judge the quality, apply the recipe."""
+
+
+@dataclass(frozen=True)
+class WithoutNetwork:
+    """A baseline that looks at the images of a detector as it does: same gate, same recipe.
+
+    Attributes:
+        config: the detector's.
+        scorer: a baseline with maps, fitted on images of that recipe.
+    """
+
+    config: DetectorConfig
+    scorer: MapScorer
+
+    def prepare(self, image: ImageSource) -> Prepared:
+        """Decode, judge the quality, apply the recipe."""
+        return prepare_image(image, self.config.recipe, self.config.quality)
+
+    def raw_scores(self, images_nhwc: NDArray[np.uint8], /) -> NDArray[np.float64]:
+        """The baseline's scores (N,) of prepared images."""
+        return self.scorer.raw_scores(images_nhwc)
+
+    def heat_maps(self, images_nhwc: NDArray[np.uint8], /) -> NDArray[np.float32]:
+        """The baseline's maps (N, S, S) of prepared images."""
+        return self.scorer.heat_maps(images_nhwc)
 
 
 @dataclass(frozen=True)
@@ -47,7 +95,7 @@ class LocalisationRow:
 
 
 def measure_localisation(
-    detector: Detector,
+    detector: Locator,
     images: Sequence[NDArray[np.uint8]],
     *,
     kinds: Sequence[Kind] = KINDS,
@@ -61,7 +109,7 @@ def measure_localisation(
     are left out of a row.
 
     Args:
-        detector: trained and calibrated.
+        detector: trained and calibrated; or a baseline.
         images: good images that it never saw, uint8 (H, W) or (H, W, 3).
         kinds: what to draw.
         sizes: how large.
@@ -109,7 +157,7 @@ def mean_by_kind(rows: Sequence[LocalisationRow]) -> dict[Kind, tuple[float, flo
 
 
 def draw_sheet(
-    detector: Detector,
+    detector: Locator,
     images: Sequence[NDArray[np.uint8]],
     kind: Kind,
     *,

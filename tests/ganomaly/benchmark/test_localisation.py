@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from ganomaly import Detector
+from ganomaly.baselines import PatchGaussian
 from ganomaly.benchmark.drawn_defects import KINDS
 from ganomaly.benchmark.localisation import (
+    WithoutNetwork,
     draw_into,
     draw_sheet,
     mean_by_kind,
@@ -95,3 +97,18 @@ def test_sheets_show_image_outline_and_heat(trained: Detector, parts: list[np.nd
     assert abs(rows.mean() - middle[0]) < 8
     assert abs(columns.mean() - middle[1]) < 8
     assert (heat[:, :96] != plain[:, :96]).any()
+
+
+def test_baselines_are_measured_on_the_same_pictures(
+    trained: Detector, parts: list[np.ndarray], draw_parts: Callable[..., list[np.ndarray]]
+) -> None:
+    """A network would be compared with a baseline that saw other defects, another recipe or another gate."""
+    normal = list(trained.prepare_all(draw_parts(100, seed=1)))
+    fitted = PatchGaussian.fit(trained.stack(normal, np.ones(100, dtype=bool)))
+    baseline = WithoutNetwork(trained.config, fitted)
+    dark = np.zeros((48, 48), np.uint8)
+    [row] = measure_localisation(baseline, [dark, *parts], kinds=["spot"], sizes=["large"], contrasts=["strong"])
+    assert row.images == 12
+    assert row.pixel_auroc > 0.8
+    pixels = trained.stack(list(trained.prepare_all(parts)), np.ones(12, dtype=bool))
+    np.testing.assert_array_equal(baseline.raw_scores(pixels), fitted.raw_scores(pixels))
