@@ -62,6 +62,7 @@ def main(
 ) -> None:
     """Train, draw, measure, write."""
     train, parts, test = good_images(data, train_images, test_images, seed)
+    out.mkdir(parents=True, exist_ok=True)  # before minutes of training
     settings = configure(data, config, epochs, seed)
     say.print(f"{len(train)} images train and calibrate, {len(test)} carry defects; {settings.recipe.summary}")
     started = time.monotonic()
@@ -72,7 +73,6 @@ def main(
         name: list(track(measure_localisation(locator, test, seed=seed), name, total=sorts, console=say))
         for name, locator in {config_name(settings): detector, **baselines(settings, train)}.items()
     }
-    out.mkdir(parents=True, exist_ok=True)
     text = "\n".join([conditions(data, detector, len(train), seconds, seed), *tables(rows)])
     (out / "localisation.md").write_text(text + "\n", encoding="utf-8")
     for kind in KINDS:
@@ -114,7 +114,6 @@ def configure(data: str, path: Path | None, epochs: int | None, seed: int) -> De
     values = {name: table for name, table in values.items() if name in DetectorConfig.model_fields}
     if data in TEXTURES:
         values.setdefault("quality", {"min_sharpness": 0.0})
-        values.setdefault("calibration", {"calibrate_fraction": 0.34})  # one of three stripes
     training = values.get("training", {}) | {"seed": seed} | ({} if epochs is None else {"epochs": epochs})
     return DetectorConfig.model_validate(values | {"training": training})
 
