@@ -27,6 +27,7 @@ class Screen:
         self.count = len(jobs)
         self.finished = 0
         self.cost_done = 0.0
+        self.warnings: set[str] = set()
         if bar is not None:
             self.task = bar.add_task("", total=sum(job.cost for job in jobs), now="")
 
@@ -53,10 +54,19 @@ class Screen:
         job, took = event.job, event.rows[0].duration_s
         found = ", ".join(f"{row.score} {row.auroc:.3f}" for row in event.rows if row.auroc is not None)
         line = f"{job.title}: {event.error or f'AUROC {found}'} ({took:.1f} s)"
+        self._say(line if self.bar is not None else f"{self.finished} of {self.count}  {line}", bad=bool(event.error))
+
+    def warn(self, message: str) -> None:
+        """Say what went wrong without stopping anything; the same message once."""
+        if message not in self.warnings:
+            self.warnings.add(message)
+            self._say(f"warning: {message}", bad=True)
+
+    def _say(self, line: str, *, bad: bool) -> None:
         if self.bar is not None:
-            self.bar.console.print(line, style="red" if event.error else None, markup=False, highlight=False)
+            self.bar.console.print(line, style="red" if bad else None, markup=False, highlight=False)
         else:
-            typer.echo(f"{self.finished} of {self.count}  {line}")
+            typer.echo(line, err=bad)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ Heavy modules are imported inside the functions that need them, so that ``--help
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,7 +96,7 @@ def benchmark(
     Each finished training is kept: the same command goes on where it was stopped. A job that fails is named at the end,
     the others run; the exit code is then 1.
     """
-    with plain_errors():
+    with plain_errors(), _operating_errors():
         from ganomaly.benchmark.plan import Choice
 
         choice = Choice(
@@ -114,6 +115,17 @@ def benchmark(
         _run(Work(output, jobs, sources, device, tracking_uri, preset))
 
 
+@contextmanager
+def _operating_errors() -> Iterator[None]:
+    """What MLflow does wrong as an error that is said in one line."""
+    from tasks.errors import OperatingError
+
+    try:
+        yield
+    except OperatingError as error:
+        raise UsageProblemError(str(error)) from None
+
+
 @dataclass(frozen=True)
 class Work:
     """What the command was asked to do."""
@@ -127,9 +139,7 @@ class Work:
 
 
 def _run(work: Work) -> None:
-    from deployments.benchmark_screen import screen
-    from ganomaly.benchmark.run import Finished, run_jobs, unfinished
-    from tasks.code_version import code_version
+    from ganomaly.benchmark.run import unfinished
 
     left = unfinished(work.jobs, work.output)
     if len(left) < len(work.jobs):
@@ -137,20 +147,28 @@ def _run(work: Work) -> None:
     work.output.mkdir(parents=True, exist_ok=True)
     log = _open_log(work)
     try:
-        with screen(left) as shown:
-            events = run_jobs(left, work.sources, work.output, device=work.device, code_version=code_version())
-            for event in events:
-                shown.show(event)
-                if log is not None and isinstance(event, Finished):
-                    for row in event.rows:
-                        log.log_row(row)
+        _run_jobs(work, left, log)
     except KeyboardInterrupt:
-        if log is not None:
-            log.close([], whole=False)
         done = len(work.jobs) - len(unfinished(work.jobs, work.output))
         typer.echo(f"\nstopped: {done} of {len(work.jobs)} jobs are done; the same command goes on from here", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _finish(work, log)
+
+
+def _run_jobs(work: Work, left: "Sequence[Job]", log: "BenchmarkLog | None") -> None:
+    from deployments.benchmark_screen import screen
+    from ganomaly.benchmark.run import Finished, run_jobs
+    from tasks.code_version import code_version
+    from tasks.errors import OperatingError
+
+    with screen(left) as shown:
+        for event in run_jobs(left, work.sources, work.output, device=work.device, code_version=code_version()):
+            shown.show(event)
+            if log is not None and isinstance(event, Finished):
+                try:
+                    log.log_rows(event.rows)
+                except OperatingError as error:  # hours of work do not hang on it: the end logs what is missing
+                    shown.warn(str(error))
 
 
 def _finish(work: Work, log: "BenchmarkLog | None") -> None:
@@ -166,12 +184,11 @@ def _finish(work: Work, log: "BenchmarkLog | None") -> None:
     write_parquet(rows, tables[0])
     names = [path.relative_to(work.output).as_posix() for path in figures]
     write_markdown(rows, tables[1], command=_command(), figures=names)
+    typer.echo(f"{len(rows)} rows and {len(figures)} figures in {tables[1]}")
     failed = _failed(work.jobs, rows)
     if log is not None:
-        for row in rows:  # those of earlier calls without MLflow, too
-            log.log_row(row)
-        log.close([*((path, "") for path in tables), *((path, "figures") for path in figures)], whole=not failed)
-    typer.echo(f"{len(rows)} rows and {len(figures)} figures in {tables[1]}")
+        log.log_rows(rows)  # also those of earlier calls without MLflow
+        log.close([*((path, "") for path in tables), *((path, "figures") for path in figures)], failed=bool(failed))
     if failed:
         typer.secho(
             f"{len(failed)} of {len(work.jobs)} jobs failed; the same command tries them again:", fg="red", err=True

@@ -191,17 +191,27 @@ class BenchmarkLog:
             self._find_logged()
 
     def _find_logged(self) -> None:
+        """Remember which rows are there; a run that was killed while it was written is marked as such."""
         token = None
-        mine = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}' AND attributes.status = 'FINISHED'"
         while True:
+            mine = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}'"
             page = self.client.search_runs([self.experiment_id], mine, page_token=token)
-            self._logged |= {run.data.tags.get("row", "") for run in page}
+            for run in page:
+                if run.info.status == "RUNNING":
+                    self.client.set_terminated(run.info.run_id, "KILLED")
+                elif run.info.status != "KILLED":
+                    self._logged.add(run.data.tags.get("row", ""))
             token = page.token
             if not token:
                 return
 
-    def log_row(self, row: Row) -> None:
-        """Log one row as a nested run: figures as metrics, settings as parameters, the machine as tags."""
+    def log_rows(self, rows: Iterable[Row]) -> None:
+        """Log rows that are not logged yet, each as a nested run."""
+        for row in rows:
+            self._log_row(row)
+
+    def _log_row(self, row: Row) -> None:
+        """One row as a nested run: figures as metrics, settings as parameters, the machine as tags."""
         key = f"{row.job} {row.score} {row.started_at}"
         if key in self._logged:
             return
@@ -222,17 +232,17 @@ class BenchmarkLog:
             self.client.set_terminated(run.info.run_id, "FINISHED" if row.error is None else "FAILED")
         self._logged.add(key)
 
-    def close(self, files: Iterable[tuple[Path, str]], *, whole: bool) -> None:
+    def close(self, files: Iterable[tuple[Path, str]], *, failed: bool) -> None:
         """Log the results and end the parent run.
 
         Args:
             files: each with the folder below the run's artifacts, "" for none.
-            whole: whether all jobs are finished; otherwise the run ends as killed, until the benchmark goes on.
+            failed: whether a job failed, and with it the run.
         """
         with _asking(self.address, "log a benchmark's results"):
             for path, folder in files:
                 self.client.log_artifact(self.run_id, str(path), folder or None)
-            self.client.set_terminated(self.run_id, "FINISHED" if whole else "KILLED")
+            self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
 
 
 class ModelRegistry:

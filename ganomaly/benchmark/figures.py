@@ -4,6 +4,7 @@ Each function takes data and returns a matplotlib figure; `draw_all` knows which
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,12 +16,11 @@ from numpy.typing import NDArray
 from sklearn.manifold import TSNE  # type: ignore[import-untyped]
 
 from ganomaly.benchmark.plan import BASELINES
-from ganomaly.benchmark.results import Comparison, auroc_of, compare, mean_over
+from ganomaly.benchmark.results import Comparison, Mean, auroc_of, compare, mean_over
 from ganomaly.benchmark.rows import Row, RowStore
 
 NORMAL, ABNORMAL = "#4c78a8", "#c0392b"
 NETWORK_COLOURS = ("#1b7f5c", "#0b3d91", "#c0392b", "#e08214", "#7b3294", "#2aa1c0", "#a6761d", "#444444")
-BASELINE_COLOURS = ("#9a9a9a", "#bdbdbd", "#6e6e6e")
 NETWORK_MARKERS = "osD^vP*X"
 WEIGHTS = {
     "weight_adversarial": "w_adv (with w_con 50, w_enc 1)",
@@ -50,8 +50,12 @@ def draw_all(rows: Sequence[Row], store: RowStore, folder: Path) -> list[Path]:
 
 def _figures(rows: Sequence[Row], store: RowStore) -> Iterator[tuple[str, Figure]]:
     comparisons = compare(rows)
+    lines = [comparison for comparison in comparisons if comparison.classes == ["abnormal"]]
+    if lines:
+        yield "auroc-lines", line_figure(lines)
     for comparison in comparisons:
-        yield f"auroc-{comparison.data}", auroc_figure(comparison)
+        if comparison not in lines:
+            yield f"auroc-{comparison.data}", class_figure(comparison)
         yield f"time-{comparison.data}", time_figure(comparison)
     good = [row for row in rows if row.error is None]
     if latent := [row for row in good if row.study == "latent_size"]:
@@ -74,48 +78,77 @@ def _pictured(comparison: Comparison) -> dict[str, str]:
     return {row.job: what[name] for name, row in sorted(first.items())}
 
 
-def auroc_figure(comparison: Comparison) -> Figure:
-    """AUROC of each method and score for each class, mean over seeds with their deviation as error bar."""
-    classes = [*comparison.classes, *(["mean"] if len(comparison.classes) > 1 else [])]
-    labels = comparison.labels
-    figure = Figure(figsize=(max(7.0, 2.5 + 0.13 * len(labels) * len(classes)), 4.8), layout="constrained")
+@dataclass(frozen=True)
+class Place:
+    """A group of points in a figure: one class of a data set, or the mean over its classes."""
+
+    name: str
+    comparison: Comparison
+    abnormal_class: str | None
+
+    def mean(self, label: str) -> Mean | None:
+        """AUROC of a method and score here."""
+        return self.comparison.mean(label, self.abnormal_class)
+
+
+def class_figure(comparison: Comparison) -> Figure:
+    """AUROC of each method and score for each class that was unseen, and their mean."""
+    places = [*(Place(name, comparison, name) for name in comparison.classes), Place("mean", comparison, None)]
+    return auroc_figure(places, comparison.data, "class that is abnormal and unseen")
+
+
+def line_figure(comparisons: Sequence[Comparison]) -> Figure:
+    """AUROC of each method and score for data that is good or bad, side by side."""
+    places = [Place(comparison.data, comparison, comparison.classes[0]) for comparison in comparisons]
+    return auroc_figure(places, "defective against good parts", "")
+
+
+def auroc_figure(places: Sequence[Place], title: str, xlabel: str) -> Figure:
+    """Means over seeds with their deviation as error bar; networks in colours, baselines hollow and grey."""
+    order: dict[str, None] = {}
+    for place in places:
+        order |= dict.fromkeys(place.comparison.labels)
+    networks = [label for label in order if label not in BASELINES]
+    labels = [*networks, *(label for label in BASELINES if label in order)]
+    figure = Figure(figsize=(max(7.0, 2.5 + 0.13 * len(labels) * len(places)), 4.8), layout="constrained")
     axes = figure.subplots()
-    styles = _styles(labels)
     for i, label in enumerate(labels):
-        means = [comparison.mean(label, None if name == "mean" else name) for name in classes]
-        points = [(n, mean.value, mean.deviation or 0.0) for n, mean in enumerate(means) if mean is not None]
+        style = _baseline_style(label) if label in BASELINES else _network_style(networks.index(label))
         shift = (i - (len(labels) - 1) / 2) * 0.8 / len(labels)
-        axes.errorbar(
-            [n + shift for n, _, _ in points],
-            [value for _, value, _ in points],
-            yerr=[deviation for _, _, deviation in points],
-            label=label,
-            linestyle="none",
-            markersize=6,
-            capsize=3,
-            **styles[label],
-        )
-    for n in range(len(classes) - 1):
+        _draw_points(axes, [place.mean(label) for place in places], shift, label, style)
+    for n in range(len(places) - 1):
         axes.axvline(n + 0.5, color="#e5e5e5", linewidth=1, zorder=0)
     axes.axhline(0.5, color="#888888", linewidth=1, linestyle=":", zorder=0)
-    seeds = max(len({row.seed for row in comparison.of(label)}) for label in labels)
-    spread = f", bars: standard deviation of up to {seeds} seeds" if seeds > 1 else ", one seed"
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set_xlim(-0.5, len(classes) - 0.5)
-    axes.set(ylabel="AUROC", xlabel="class that is abnormal and unseen", title=f"{comparison.data}{spread}")
+    axes.set_xticks(range(len(places)), [place.name for place in places])
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    axes.set(ylabel="AUROC", xlabel=xlabel, title=f"{title} ({_seeds(places)})")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 
 
-def _styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Networks in colours, baselines in grey."""
-    networks = [label for label in labels if label not in BASELINES]
-    styles: dict[str, dict[str, Any]] = {
-        label: {"color": NETWORK_COLOURS[i % 8], "marker": NETWORK_MARKERS[i % 8]} for i, label in enumerate(networks)
-    }
-    for label, colour, marker in zip(BASELINES, BASELINE_COLOURS, "_x+", strict=True):
-        styles[label] = {"color": colour, "marker": marker, "markeredgewidth": 2}
-    return styles
+def _draw_points(axes: Axes, means: Sequence[Mean | None], shift: float, label: str, style: dict[str, Any]) -> None:
+    points = [(n + shift, mean) for n, mean in enumerate(means) if mean is not None]
+    barred = [(x, mean.value, mean.deviation) for x, mean in points if mean.deviation is not None]
+    if barred:
+        x, y, deviation = zip(*barred, strict=True)
+        axes.errorbar(x, y, deviation, linestyle="none", color=style["color"], capsize=3, linewidth=1.2)
+    axes.plot([x for x, _ in points], [mean.value for _, mean in points], label=label, **style)
+
+
+def _network_style(i: int) -> dict[str, Any]:
+    colour, marker = NETWORK_COLOURS[i % len(NETWORK_COLOURS)], NETWORK_MARKERS[i % len(NETWORK_MARKERS)]
+    return {"color": colour, "marker": marker, "markersize": 6, "linestyle": "none"}
+
+
+def _baseline_style(label: str) -> dict[str, Any]:
+    marker = "osD"[BASELINES.index(label)]
+    hollow = {"markerfacecolor": "white", "markeredgewidth": 1.5}
+    return {"color": "#7f7f7f", "marker": marker, "markersize": 6, "linestyle": "none", **hollow}
+
+
+def _seeds(places: Sequence[Place]) -> str:
+    count = max(len({row.seed for row in place.comparison.rows}) for place in places)
+    return "one seed" if count == 1 else f"bars: standard deviation over up to {count} seeds"
 
 
 def time_figure(comparison: Comparison) -> Figure:
@@ -158,11 +191,9 @@ def _draw_study(axes: Axes, rows: Sequence[Row]) -> None:
         for score, line in zip(scores, ("-", "--", "-.", ":"), strict=False):
             curve = [r for r in rows if (r.data, r.abnormal_class, r.score) == (data, name, score)]
             means = [mean_over([auroc_of(r) for r in curve if r.value == value]) for value in values]
-            points = [(n, mean.value, mean.deviation or 0.0) for n, mean in enumerate(means) if mean is not None]
             label = f"{data} ({score})" if name == "abnormal" else f"{data} {name} ({score})"
-            x, y, deviation = zip(*points, strict=True)
-            colour, marker = NETWORK_COLOURS[i % 8], NETWORK_MARKERS[i % 8]
-            axes.errorbar(x, y, deviation, linestyle=line, color=colour, marker=marker, capsize=3, label=label)
+            style = _network_style(i) | {"linestyle": line}
+            _draw_points(axes, means, 0.0, label, style)
     axes.axhline(0.5, color="#888888", linewidth=1, linestyle=":", zorder=0)
 
 
@@ -173,17 +204,24 @@ def histogram_figure(arrays: Mapping[str, NDArray[Any]], title: str) -> Figure:
     panels = figure.subplots(1, len(scores), squeeze=False)[0]
     abnormal = arrays["abnormal"]
     for axes, (name, values) in zip(panels, scores.items(), strict=True):
-        # a few far images would squeeze all others into one bin: they count in the last one
-        edges = np.linspace(values.min(), max(np.quantile(values, 0.995), values.min() + 1e-9), BINS + 1)
-        shown = np.minimum(values, edges[-1])
+        edges, scale = _bins(values)
+        shown = values.clip(edges[0], edges[-1])
         for kind, colour, word in ((False, NORMAL, "normal"), (True, ABNORMAL, "abnormal")):
             mine = shown[abnormal == kind]
             share = np.full(len(mine), 1 / max(1, len(mine)))
             axes.hist(mine, edges, weights=share, color=colour, alpha=0.6, label=f"{word} ({len(mine):,})")
-        axes.set(xlabel=f"raw score: {name}", ylabel="share of the images")
+        axes.set(xlabel=f"raw score: {name}", ylabel="share of the images", xscale=scale)
         axes.legend()
     figure.suptitle(title)
     return figure
+
+
+def _bins(scores: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
+    """Edges and scale of the axis: a few images far out must not squeeze all others into one bin."""
+    low, middle, high = np.quantile(scores, (0, 0.5, 0.995))
+    if low > 0 and high > 20 * middle:
+        return np.geomspace(low, high, BINS + 1), "log"
+    return np.linspace(low, max(high, low + 1e-9), BINS + 1), "linear"
 
 
 def embedding_figure(arrays: Mapping[str, NDArray[Any]], title: str) -> Figure:
@@ -204,11 +242,11 @@ def embedding_figure(arrays: Mapping[str, NDArray[Any]], title: str) -> Figure:
 
 
 def _embed(vectors_kd: NDArray[Any]) -> NDArray[np.float64]:
-    """Standardised vectors (K, D) in two dimensions."""
-    scale = vectors_kd.std(axis=0)
-    standardised = (vectors_kd - vectors_kd.mean(axis=0)) / np.where(scale > 0, vectors_kd.std(), 1)
+    """Vectors (K, D) in two dimensions, (K, 2)."""
     perplexity = min(30, (len(vectors_kd) - 1) / 3)
-    placed: NDArray[np.float64] = TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(standardised)
+    # networks that collapsed have no principal axes to start from
+    start = "pca" if np.ptp(vectors_kd, axis=0).any() else "random"
+    placed: NDArray[np.float64] = TSNE(perplexity=perplexity, init=start, random_state=0).fit_transform(vectors_kd)
     return placed
 
 
