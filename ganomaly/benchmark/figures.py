@@ -22,11 +22,7 @@ from ganomaly.benchmark.rows import Row, RowStore
 NORMAL, ABNORMAL = "#4c78a8", "#c0392b"
 NETWORK_COLOURS = ("#1b7f5c", "#0b3d91", "#c0392b", "#e08214", "#7b3294", "#2aa1c0", "#a6761d", "#444444")
 NETWORK_MARKERS = "osD^vP*X"
-WEIGHTS = {
-    "weight_adversarial": "w_adv (with w_con 50, w_enc 1)",
-    "weight_contextual": "w_con (with w_adv 1, w_enc 1)",
-    "weight_encoder": "w_enc (with w_adv 1, w_con 50)",
-}
+WEIGHTS = {"weight_adversarial": "w_adv", "weight_contextual": "w_con", "weight_encoder": "w_enc"}
 DPI = 120
 BINS = 40
 
@@ -61,13 +57,19 @@ def _figures(rows: Sequence[Row], store: RowStore) -> Iterator[tuple[str, Figure
     if latent := [row for row in good if row.study == "latent_size"]:
         yield "latent-size", study_figure({"latent_size": latent}, {"latent_size": "latent size"})
     if weights := {study: found for study in WEIGHTS if (found := [row for row in good if row.study == study])}:
-        yield "loss-weights", study_figure(weights, WEIGHTS)
+        yield "loss-weights", study_figure(weights, {study: _weight(study, rows[0]) for study, rows in weights.items()})
     for comparison in comparisons:
         for job, title in _pictured(comparison).items():
             arrays, name = store.arrays(job), title.replace(", unseen ", "-")
             yield f"scores-{name}", histogram_figure(arrays, title)
             yield f"tsne-{name}", embedding_figure(arrays, title)
             yield f"reconstructions-{name}", reconstruction_figure(arrays, title)
+
+
+def _weight(study: str, row: Row) -> str:
+    """The weight that is varied, and what the others are."""
+    others = (f"{name} {getattr(row, field):g}" for field, name in WEIGHTS.items() if field != study)
+    return f"{WEIGHTS[study]} (with {', '.join(others)})"
 
 
 def _pictured(comparison: Comparison) -> dict[str, str]:
@@ -163,7 +165,7 @@ def time_figure(comparison: Comparison) -> Figure:
     colours = ["#9a9a9a" if method in BASELINES else NORMAL for _, method in means]
     bars = axes.barh([method for _, method in means], [value for value, _ in means], color=colours)
     axes.bar_label(bars, [f"{value:.3g}" for value, _ in means], padding=4)
-    machine = next(iter(sorted({row.gpu or f"{row.cpu}, {row.cores} cores" for row in comparison.rows})))
+    machine = next(iter(sorted({row.gpu or f"{row.cpu}, {row.threads} threads" for row in comparison.rows})))
     axes.set(xscale="log", xlabel="milliseconds per image", title=f"{comparison.data} on {machine}")
     axes.set_xlim(means[0][0] / 2, means[-1][0] * 4)
     axes.invert_yaxis()

@@ -19,6 +19,7 @@ class Machine:
     device: str
     cpu: str
     cores: int
+    threads: int
     gpu: str
     python: str
     torch: str
@@ -40,6 +41,7 @@ def describe_machine(device: str) -> Machine:
         device=picked.type,
         cpu=_cpu(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name(picked) if picked.type == "cuda" else "",
         python=platform.python_version(),
         torch=torch.__version__,

@@ -144,7 +144,9 @@ def _origin(rows: Sequence[Row], command: str) -> str:
     if not rows:
         return f"No job has finished yet. Made by `{command}`."
     trainings = {row.job: row.duration_s for row in rows}
-    machines = sorted({f"{row.cpu}, {row.cores} cores" + (f", {row.gpu}" if row.gpu else "") for row in rows})
+    machines = sorted(
+        {f"{row.cpu}, {row.threads} of {row.cores} cores used" + (f", {row.gpu}" if row.gpu else "") for row in rows}
+    )
     versions = sorted({f"Python {r.python}, torch {r.torch}, OpenCV {r.opencv}, numpy {r.numpy}" for r in rows})
     lines = [
         f"Made by `{command}`: {len(trainings)} jobs, {sum(trainings.values()) / 60:.1f} minutes in all,",
@@ -153,6 +155,7 @@ def _origin(rows: Sequence[Row], command: str) -> str:
         "",
         "AUROC of raw scores, networks in `eval()` mode after the last epoch; nothing was chosen on the test images.",
         "Cells are means over seeds ± their standard deviation. **Bold**: the score that the detector flags with.",
+        "Milliseconds per image are for all scores of the same networks together, read from prepared images.",
     ]
     return "\n".join(lines)
 

@@ -55,6 +55,7 @@ class Row:
         device: where the networks ran.
         cpu: model of the CPU.
         cores: CPU cores that the process may use.
+        threads: that torch used.
         gpu: model of the GPU, empty without one.
         python: version.
         torch: version.
@@ -96,6 +97,7 @@ class Row:
     device: str
     cpu: str
     cores: int
+    threads: int
     gpu: str
     python: str
     torch: str
