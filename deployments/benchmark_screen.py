@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ganomaly.benchmark.plan import Job
 from ganomaly.benchmark.run import EpochDone, Event, Finished, Started
@@ -29,26 +29,32 @@ class Screen:
         self.cost_done = 0.0
         self.warnings: set[str] = set()
         if bar is not None:
-            self.task = bar.add_task("", total=sum(job.cost for job in jobs), now="")
+            self.whole = bar.add_task("", total=sum(job.cost for job in jobs))
+            self.present = bar.add_task("", total=None)
 
     def show(self, event: Event) -> None:
         """Show what happened."""
         match event:
             case Started(job):
-                self._update(job, 0.0, job.title)
+                self._update(job, epoch=0)
             case EpochDone(job, stats):
-                share = stats.epoch / (stats.epochs + 1)  # the last share is for judging the test images
-                self._update(job, share, f"{job.title}, epoch {stats.epoch} of {stats.epochs}")
+                self._update(job, epoch=stats.epoch)
             case Finished(job, _):
                 self.finished += 1
                 self.cost_done += job.cost
-                self._update(job, 0.0, job.title)
                 self._print(event)
 
-    def _update(self, job: Job, share: float, now: str) -> None:
-        if self.bar is not None:
-            place = f"{min(self.finished + 1, self.count)} of {self.count}"
-            self.bar.update(self.task, completed=self.cost_done + share * job.cost, description=place, now=now)
+    def _update(self, job: Job, *, epoch: int) -> None:
+        """Two bars: all jobs, and the epochs of the one that runs with one more for judging its test images."""
+        if self.bar is None:
+            return
+        epochs = job.config.training.epochs if job.is_network else 0
+        done = self.cost_done + job.cost * epoch / (epochs + 1)
+        self.bar.update(self.whole, completed=done, description=f"job {self.finished + 1} of {self.count}")
+        if epoch == 0:
+            self.bar.reset(self.present, total=epochs + 1)
+        now = f"{job.title}, {f'epoch {epoch + 1} of {epochs}' if epoch < epochs else 'judging'}"
+        self.bar.update(self.present, completed=epoch, description=now)
 
     def _print(self, event: Finished) -> None:
         job, took = event.job, event.rows[0].duration_s
@@ -77,12 +83,9 @@ def screen(jobs: Sequence[Job]) -> Iterator[Screen]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[now]}"),
     )
     # jobs take minutes: the speed is that of the last hour, not of the last half minute
     with Progress(*columns, console=Console(stderr=True), speed_estimate_period=HOUR, transient=True) as bar:
