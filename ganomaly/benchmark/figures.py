@@ -95,7 +95,8 @@ class Place:
 
 def class_figure(comparison: Comparison) -> Figure:
     """AUROC of each method and score for each class that was unseen, and their mean."""
-    places = [*(Place(name, comparison, name) for name in comparison.classes), Place("mean", comparison, None)]
+    places = [Place(name, comparison, name) for name in comparison.classes]
+    places += [Place("mean", comparison, None)] if len(places) > 1 else []
     return auroc_figure(places, comparison.data, "class that is abnormal and unseen")
 
 
@@ -213,8 +214,9 @@ def histogram_figure(arrays: Mapping[str, NDArray[Any]], title: str) -> Figure:
             share = np.full(len(mine), 1 / max(1, len(mine)))
             axes.hist(mine, edges, weights=share, color=colour, alpha=0.6, label=f"{word} ({len(mine):,})")
         axes.set(xlabel=f"raw score: {name}", ylabel="share of the images", xscale=scale)
-        axes.legend()
-    figure.suptitle(title)
+        axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # the legend stands above the bars
+        axes.legend(loc="upper right", ncols=2)
+    figure.suptitle(f"{title} (the last bin holds all that is further out)")
     return figure
 
 

@@ -4,7 +4,7 @@ Reads rows, writes files; it knows no job and trains nothing.
 """
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
@@ -270,21 +270,26 @@ def _order(comparison: Comparison, better: str, worse: str) -> str:
 
 def _against_baselines(comparison: Comparison, network: str) -> str:
     """A sentence where a network does not beat some baseline, nothing where it beats all."""
-    found = {baseline: _pairs(comparison, network, baseline) for baseline in comparison.labels if baseline in BASELINES}
-    lost = [_lost_to(baseline, pairs) for baseline, pairs in found.items()]
-    return f"{network} {'; it '.join(filter(None, lost))}." if any(lost) else ""
+    lost, partly = [], []
+    for baseline in (label for label in comparison.labels if label in BASELINES):
+        pairs = _pairs(comparison, network, baseline)
+        against = [name for name, (a, b) in pairs.items() if not a > b]
+        if not against:
+            continue
+        mine, theirs = fmean(a for a, _ in pairs.values()), fmean(b for _, b in pairs.values())
+        means = f"{mine:.3f} against {theirs:.3f}"
+        if mine > theirs:
+            partly.append(f"{baseline} on average but not on {', '.join(against)} ({means})")
+        else:
+            won = f", better on {len(pairs) - len(against)} of {len(pairs)} classes" if len(pairs) > 1 else ""
+            lost.append(f"{baseline} ({means}{won})")
+    said = [f"does **not** beat {_and(lost)}"] if lost else []
+    said += [f"beats {_and(partly)}"] if partly else []
+    return f"{network} {'; it '.join(said)}." if said else ""
 
 
-def _lost_to(baseline: str, pairs: Mapping[str, tuple[float, float]]) -> str:
-    against = [name for name, (a, b) in pairs.items() if not a > b]
-    if not against:
-        return ""
-    mine, theirs = fmean(a for a, _ in pairs.values()), fmean(b for _, b in pairs.values())
-    means = f"{mine:.3f} against {theirs:.3f}"
-    if mine > theirs:
-        return f"beats the baseline {baseline} on average ({means}) but not on {', '.join(against)}"
-    scope = "" if len(pairs) == 1 else f", and on {len(pairs) - len(against)} of {len(pairs)} classes only"
-    return f"does **not** beat the baseline {baseline} ({means}{scope})"
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _pairs(comparison: Comparison, first: str, second: str) -> dict[str, tuple[float, float]]:

@@ -124,6 +124,17 @@ def test_a_bad_image_fails_its_jobs_until_it_is_mended(plates: tuple[Path, Path]
     assert "## Failed" not in (output / "results.md").read_text()
 
 
+def test_a_table_of_labels_is_a_data_set(plates: tuple[Path, Path], tmp_path: Path) -> None:
+    """A user's own labelled images could not be compared on."""
+    lines = [f"{'good' if i < 40 else 'bad'}/{i % 40}.png,{'normal' if i < 40 else 'abnormal'}" for i in range(50)]
+    table = plates[0].parent / "labels.csv"
+    table.write_text("\n".join(["path,label", *lines]))
+    code, text = run("--table", table, "--data", "labels", "--methods", "pixel_gaussian", "-o", tmp_path / "out", *TINY)
+    assert code == 0, text
+    (row,) = pq.read_table(tmp_path / "out" / "results.parquet").to_pylist()
+    assert (row["data"], row["test_normal"], row["test_abnormal"]) == ("labels", 8, 10)
+
+
 @needs_elpv
 def test_the_smoke_preset_with_mlflow(tmp_path: Path, empty_mlflow_database: Path) -> None:
     """The whole chain, or its copy in MLflow, would break unseen: parent, nested runs, figures."""
