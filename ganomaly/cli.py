@@ -71,7 +71,7 @@ def fit(
     Each file counts as one part. Hidden files and folders and links to folders are left out; images that cannot be
     judged are counted by reason and left out of the training.
     """
-    with _plain_errors():
+    with plain_errors():
         _check_output(output, overwrite=overwrite)
         settings = _settings(config, epochs, seed)
         images, _ = find_images(folder)
@@ -96,7 +96,7 @@ def score(
     """
     from ganomaly import Detector
 
-    with _plain_errors():
+    with plain_errors():
         images, others = find_images(folder)
         root = folder if folder.is_dir() else folder.parent
         _check_table(output)
@@ -126,7 +126,7 @@ def info(
     """Say what a detector promises, what it sees and how it was trained."""
     from ganomaly import Detector
 
-    with _plain_errors():
+    with plain_errors():
         detector = Detector.load(model, device="cpu")
         facts = _facts(detector, model)
         if as_json:
@@ -384,7 +384,7 @@ def _shown(path: Path) -> str:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
     """Say what is wrong in one line: a user needs the thing, the value and the way out, not a traceback."""
     import cv2
 

@@ -186,6 +186,17 @@ class Detector:
         """Raw anomaly scores (N,) of prepared images, uint8 (N, S, S, C)."""
         return self._raw_scores(self.examine(images_nhwc))
 
+    def raw_scores_by_method(self, images_nhwc: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+        """All raw scores that the networks offer, (N,) each by its method, of prepared images, uint8 (N, S, S, C).
+
+        One pass through the networks serves all of them; "paper" is always there.
+        """
+        evidence = self.examine(images_nhwc)
+        scores = {"paper": evidence.paper_n.astype(np.float64)}
+        if self.gaussian is not None:
+            scores["gaussian"] = self.gaussian.score(evidence.features_nf)
+        return scores
+
     def heat_maps(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Heat maps (N, S, S) of prepared images, uint8 (N, S, S, C): from 0 up, 1.0 is the map's reject limit.
 

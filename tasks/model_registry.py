@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed_version
@@ -21,13 +22,16 @@ from urllib.parse import unquote, urlsplit
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
+from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 import ganomaly
+from ganomaly.benchmark.rows import Row
 from ganomaly.detector import Detector
 from ganomaly.detector_files import read_files
 from ganomaly.errors import DetectorFileError
@@ -38,6 +42,25 @@ from tasks.snapshot import ManifestError, read_manifest, write_manifest
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 DETECTOR_ARTIFACT = "detector"
+BENCHMARK_EXPERIMENT = "ganomaly-benchmark"
+BENCHMARK_METRICS = ("auroc", "average_precision", "train_s", "score_ms_per_image", "duration_s")
+BENCHMARK_TAGS = (
+    *(
+        "error",
+        "note",
+        "code_version",
+        "device",
+        "cpu",
+        "cores",
+        "threads",
+        "gpu",
+        "python",
+        "torch",
+        "opencv",
+        "numpy",
+    ),
+    "started_at",
+)
 MANIFEST_ARTIFACT = "snapshot/manifest.csv"
 DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -165,6 +188,76 @@ class TrainingRun:
             return _as_version(client.get_model_version(name, number))
 
 
+class BenchmarkLog:
+    """A benchmark's parent run and the nested runs of its rows; each row is logged once, however often it is given.
+
+    Its methods raise `RegistryUnreachableError` where MLflow does not answer.
+    """
+
+    def __init__(self, client: mlflow.MlflowClient, address: str, experiment_id: str, run_id: str) -> None:
+        self.client = client
+        self.address = address
+        self.experiment_id = experiment_id
+        self.run_id = run_id
+        self._logged: set[str] = set()
+        with _asking(address, "list a benchmark's runs"):
+            self._find_logged()
+
+    def _find_logged(self) -> None:
+        """Remember which rows are there; a run that was killed while it was written is marked as such."""
+        token = None
+        while True:
+            mine = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.run_id}'"
+            page = self.client.search_runs([self.experiment_id], mine, page_token=token)
+            for run in page:
+                if run.info.status == "RUNNING":
+                    self.client.set_terminated(run.info.run_id, "KILLED")
+                elif run.info.status != "KILLED":
+                    self._logged.add(run.data.tags.get("row", ""))
+            token = page.token
+            if not token:
+                return
+
+    def log_rows(self, rows: Iterable[Row]) -> None:
+        """Log rows that are not logged yet, each as a nested run."""
+        for row in rows:
+            self._log_row(row)
+
+    def _log_row(self, row: Row) -> None:
+        """One row as a nested run: figures as metrics, settings as parameters, the machine as tags."""
+        key = f"{row.job} {row.score} {row.started_at}"
+        if key in self._logged:
+            return
+        values = {name: value for name, value in asdict(row).items() if value is not None}
+        metrics = {name: float(values.pop(name)) for name in BENCHMARK_METRICS if name in values}
+        tags = {MLFLOW_PARENT_RUN_ID: self.run_id, "row": key}
+        tags |= {name: str(values.pop(name)) for name in BENCHMARK_TAGS if name in values}
+        study = "" if row.value is None else f" {row.study} {row.value:g}"
+        name = f"{row.data} {row.abnormal_class} {row.label}{study} seed {row.seed}"
+        with _asking(self.address, "log a row"):
+            run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+            now = int(time.time() * 1000)
+            self.client.log_batch(
+                run.info.run_id,
+                metrics=[Metric(key, value, now, 0) for key, value in metrics.items()],
+                params=[Param(key, str(value)) for key, value in values.items()],
+            )
+            self.client.set_terminated(run.info.run_id, "FINISHED" if row.error is None else "FAILED")
+        self._logged.add(key)
+
+    def close(self, files: Iterable[tuple[Path, str]], *, failed: bool) -> None:
+        """Log the results and end the parent run.
+
+        Args:
+            files: each with the folder below the run's artifacts, "" for none.
+            failed: whether a job failed, and with it the run.
+        """
+        with _asking(self.address, "log a benchmark's results"):
+            for path, folder in files:
+                self.client.log_artifact(self.run_id, str(path), folder or None)
+            self.client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
+
+
 class ModelRegistry:
     """MLflow's tracking server and model registry.
 
@@ -213,6 +306,27 @@ class ModelRegistry:
             raise
         with _asking(self.address, "close the run"):
             mlflow.end_run()
+
+    def benchmark_log(self, benchmark_id: str, name: str) -> "BenchmarkLog":
+        """The parent run of a benchmark: the one that was opened for this id before, or a new one.
+
+        Args:
+            benchmark_id: names the benchmark's folder wherever it is moved.
+            name: of a new run.
+
+        Raises:
+            RegistryUnreachableError: if the registry cannot be reached.
+        """
+        with _asking(self.address, "open a benchmark's run"):
+            self._select_experiment(BENCHMARK_EXPERIMENT)
+            experiment = self.client.get_experiment_by_name(BENCHMARK_EXPERIMENT)
+            assert experiment is not None
+            mine = f"tags.benchmark_id = '{benchmark_id}'"
+            found = self.client.search_runs([experiment.experiment_id], mine, max_results=1)
+            tags = {"benchmark_id": benchmark_id}
+            parent = found[0] if found else self.client.create_run(experiment.experiment_id, tags=tags, run_name=name)
+            self.client.set_terminated(parent.info.run_id, "RUNNING")
+        return BenchmarkLog(self.client, self.address, experiment.experiment_id, parent.info.run_id)
 
     def _select_experiment(self, name: str) -> None:
         self._select()
