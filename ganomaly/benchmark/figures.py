@@ -124,7 +124,8 @@ def auroc_figure(places: Sequence[Place], title: str, xlabel: str) -> Figure:
     axes.axhline(0.5, color="#888888", linewidth=1, linestyle=":", zorder=0)
     axes.set_xticks(range(len(places)), [place.name for place in places])
     axes.set_xlim(-0.5, len(places) - 0.5)
-    axes.set(ylabel="AUROC", xlabel=xlabel, title=f"{title} ({_seeds(places)})")
+    axes.set(ylabel="AUROC", xlabel=xlabel)
+    figure.suptitle(f"{title} ({_seeds(places)})")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return figure
 
@@ -214,6 +215,8 @@ def histogram_figure(arrays: Mapping[str, NDArray[Any]], title: str) -> Figure:
             share = np.full(len(mine), 1 / max(1, len(mine)))
             axes.hist(mine, edges, weights=share, color=colour, alpha=0.6, label=f"{word} ({len(mine):,})")
         axes.set(xlabel=f"raw score: {name}", ylabel="share of the images", xscale=scale)
+        if scale == "linear":
+            axes.locator_params(axis="x", nbins=5)
         axes.set_ylim(0, 1.2 * axes.get_ylim()[1])  # the legend stands above the bars
         axes.legend(loc="upper right", ncols=2)
     figure.suptitle(f"{title} (the last bin holds all that is further out)")
