@@ -183,6 +183,7 @@ def _settings(file: Path | None, epochs: int | None, seed: int | None) -> "Detec
 
 
 def _fit(folder: Path, images: list[Path], config: "DetectorConfig", device: str, output: Path) -> None:
+
     import numpy as np
 
     from ganomaly import Detector

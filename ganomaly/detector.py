@@ -1,7 +1,7 @@
 """The detector: networks, recipe and calibration in one object that is trained, saved, loaded and scored with."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,8 +14,9 @@ from ganomaly.calibration import Calibration
 from ganomaly.config import DetectorConfig
 from ganomaly.detector_files import SavedDetector, read_files, write_files
 from ganomaly.errors import DetectorFileError
-from ganomaly.heatmap import HeatMapStatistics
-from ganomaly.models import build_model
+from ganomaly.heads import FOLDS, UNSAMPLED, Heads, HeadsFitting
+from ganomaly.heatmap import HeatMapStatistics, smooth
+from ganomaly.models import Judgement, build_model
 from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_images
 from ganomaly.scores import GaussianScore, residual_map
 from ganomaly.splits import ROLES, plan_roles
@@ -27,7 +28,12 @@ SCORING_BATCH = 32
 """Images per forward pass, always: smaller batches are padded, so that an image's score depends on no other image."""
 
 HEAT_MAP_SAMPLE = 256
-"""Images that suffice for the heat map's mean and deviation per location where nothing else is fitted on them."""
+"""Images that suffice for the heat map's mean and deviation per location."""
+
+CROSS_FIT_SAMPLE = 512
+"""Images that suffice to tell how the heads' distances lie on normal images that they were not fitted on."""
+
+HEAD_METHODS = ("fused", "local", "global")
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,17 @@ class Evidence:
     Attributes:
         features_nf: float32 (N, F), what the Gaussian score looks at; F = 0 for models that have no such score.
         paper_n: float32 (N,), the score of the model's paper.
-        residual_nhw: float32 (N, S, S), |x - x_hat|; empty (0, S, S) when not asked for.
+        local_nv: float32 (N, V), distances of the local head's views; (N, 0) without heads.
+        global_ng: float32 (N, G), distances of the global head's groups of features; (N, 0) without heads.
+        map_nhw: float32 (N, S, S), what the heat map is made of: the local head's map or, without heads, the smoothed
+            |x - x_hat|; empty (0, S, S) when not asked for.
     """
 
     features_nf: NDArray[np.float32]
     paper_n: NDArray[np.float32]
-    residual_nhw: NDArray[np.float32]
+    local_nv: NDArray[np.float32]
+    global_ng: NDArray[np.float32]
+    map_nhw: NDArray[np.float32]
 
 
 class Detector:
@@ -86,6 +97,7 @@ class Detector:
         model = build_model(recipe.size_px, recipe.channels, network, self.config.model, self._rng)
         self.model = model.to(self.device).eval()
         self.gaussian: GaussianScore | None = None
+        self.heads: Heads | None = None
         self.heat: HeatMapStatistics | None = None
         self.calibration: Calibration | None = None
 
@@ -147,14 +159,26 @@ class Detector:
             TrainingDataError: if M is too small for the false-reject rate and its confidence.
         """
         rate, confidence = self.config.calibration.false_reject_rate, self.config.calibration.confidence
-        with_gaussian = self.config.model.kind == "ganomaly"
-        if not with_gaussian:  # some methods take seconds for an image
-            fit_nhwc = _sample(fit_nhwc, HEAT_MAP_SAMPLE)
-        fitted = self.examine(fit_nhwc, residuals=True)
-        held_out = self.examine(calibrate_nhwc, residuals=True)
-        self.gaussian = GaussianScore.fit(fitted.features_nf) if with_gaussian else None
+        if self.config.model.kind == "ganomaly":
+            self._fit_statistics(fit_nhwc)
+        # some methods take seconds for an image
+        fitted = self.examine(fit_nhwc[_sample(len(fit_nhwc), HEAT_MAP_SAMPLE)], maps=True)
+        held_out = self.examine(calibrate_nhwc, maps=True)
         self.calibration = Calibration.fit(self._raw_scores(held_out), rate, confidence)
-        self.heat = HeatMapStatistics.fit(fitted.residual_nhw, held_out.residual_nhw, rate)
+        self.heat = HeatMapStatistics.fit(fitted.map_nhw, held_out.map_nhw, rate)
+
+    def _fit_statistics(self, fit_nhwc: NDArray[np.uint8]) -> None:
+        sample = _sample(len(fit_nhwc), CROSS_FIT_SAMPLE)
+        fold_n = np.full(len(fit_nhwc), UNSAMPLED)
+        fold_n[sample] = np.arange(len(sample)) % FOLDS
+        fitting, features, start = HeadsFitting(), [], 0
+        for judged in self._judgements(fit_nhwc):
+            end = start + len(judged.score_b)
+            fitting.add(judged, fold_n[start:end])
+            features.append(judged.features_bf.cpu())
+            start = end
+        self.heads = fitting.heads(self._judgements(fit_nhwc[fold_n == fold]) for fold in range(FOLDS)).to(self.device)
+        self.gaussian = GaussianScore.fit(torch.cat(features).numpy())
 
     def score(self, images: Sequence[ImageSource]) -> list[ImageScore]:
         """Judge images: encoded bytes, paths or arrays. One result for each, in their order; bad input never raises.
@@ -191,11 +215,7 @@ class Detector:
 
         One pass through the networks serves all of them; "paper" is always there.
         """
-        evidence = self.examine(images_nhwc)
-        scores = {"paper": evidence.paper_n.astype(np.float64)}
-        if self.gaussian is not None:
-            scores["gaussian"] = self.gaussian.score(evidence.features_nf)
-        return scores
+        return self._scores_by_method(self.examine(images_nhwc))
 
     def heat_maps(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Heat maps (N, S, S) of prepared images, uint8 (N, S, S, C): from 0 up, 1.0 is the map's reject limit.
@@ -205,27 +225,44 @@ class Detector:
         """
         self._calibrated()
         assert self.heat is not None
-        return self.heat.heat(self.examine(images_nhwc, residuals=True).residual_nhw)
+        return self.heat.heat(self.examine(images_nhwc, maps=True).map_nhw)
 
     @torch.no_grad()
-    def examine(self, images_nhwc: NDArray[np.uint8], *, residuals: bool = False) -> Evidence:
+    def examine(self, images_nhwc: NDArray[np.uint8], *, maps: bool = False) -> Evidence:
         """Run the networks over prepared images, uint8 (N, S, S, C), in batches of one fixed shape."""
         size_px = self.config.recipe.size_px
         parts: list[tuple[Tensor, ...]] = []
         for start in range(0, len(images_nhwc), SCORING_BATCH):
             batch = images_nhwc[start : start + SCORING_BATCH]
             x = to_input(_pad(batch), self.device)
-            judged = self.model.judge(x)
-            residual = residual_map(x, judged.x_hat_bchw) if residuals else x.new_empty((SCORING_BATCH, 0, 0))
-            columns = (judged.features_bf, judged.score_b, residual)
+            columns = self._columns(x, self.model.judge(x), maps=maps)
             parts.append(tuple(column[: len(batch)].float().cpu() for column in columns))
         if not parts:
+            n_views, n_groups = (0, 0) if self.heads is None else self.heads.sizes
             return Evidence(
                 np.empty((0, 0 if self.gaussian is None else len(self.gaussian.mean_f)), np.float32),
                 np.empty(0, np.float32),
+                np.empty((0, n_views), np.float32),
+                np.empty((0, n_groups), np.float32),
                 np.empty((0, size_px, size_px), np.float32),
             )
-        return Evidence(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+        evidence = Evidence(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
+        return replace(evidence, map_nhw=smooth(evidence.map_nhw)) if maps and self.heads is None else evidence
+
+    def _columns(self, x_bchw: Tensor, judged: Judgement, *, maps: bool) -> tuple[Tensor, ...]:
+        no_map_bhw, none_b0 = x_bchw.new_empty((len(x_bchw), 0, 0)), x_bchw.new_empty((len(x_bchw), 0))
+        if self.heads is None:
+            residual_bhw = residual_map(x_bchw, judged.x_hat_bchw) if maps else no_map_bhw
+            return judged.features_bf, judged.score_b, none_b0, none_b0, residual_bhw
+        local_bv, global_bg, map_bhw = self.heads.examine(judged, x_bchw.shape[-1] if maps else None)
+        return judged.features_bf, judged.score_b, local_bv, global_bg, no_map_bhw if map_bhw is None else map_bhw
+
+    @torch.no_grad()
+    def _judgements(self, images_nhwc: NDArray[np.uint8]) -> Iterator[Judgement]:
+        """What the networks say about the images, batch by batch, without the padding."""
+        for start in range(0, len(images_nhwc), SCORING_BATCH):
+            batch = images_nhwc[start : start + SCORING_BATCH]
+            yield self.model.judge(to_input(_pad(batch), self.device)).first(len(batch))
 
     def save(self, folder: str | Path) -> None:
         """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.detector_files`.
@@ -242,6 +279,8 @@ class Detector:
             "heat.limit": np.array(self.heat.limit),
             "calibration.scores": calibration.scores_n,
         }
+        if self.heads is not None:
+            statistics |= self.heads.to_arrays()
         if self.gaussian is not None:
             statistics |= {
                 "gaussian.mean": self.gaussian.mean_f,
@@ -286,6 +325,10 @@ class Detector:
                 numbers["gaussian.precision_root"],
                 float(numbers["gaussian.shrinkage"]),
             )
+        if Heads.are_in(numbers):  # formats 1 and 2 have none
+            self.heads = Heads.from_arrays(numbers).to(self.device)
+        elif self.config.score.method in HEAD_METHODS:
+            raise KeyError(f"score.method is {self.config.score.method!r}, but the heads' statistics are missing")
         self.heat = HeatMapStatistics(numbers["heat.mean"], numbers["heat.scale"], float(numbers["heat.limit"]))
         promise = self.config.calibration
         self.calibration = Calibration(numbers["calibration.scores"], promise.false_reject_rate, promise.confidence)
@@ -299,11 +342,18 @@ class Detector:
         return np.array(pixels, dtype=np.uint8).reshape(-1, size_px, size_px, channels)
 
     def _raw_scores(self, evidence: Evidence) -> NDArray[np.float64]:
-        if self.config.score.method == "paper":
-            return evidence.paper_n.astype(np.float64)
-        if self.gaussian is None:
+        scores = self._scores_by_method(evidence)
+        if self.config.score.method not in scores:
             raise ValueError("the detector is not calibrated: call calibrate() or load a calibrated one")
-        return self.gaussian.score(evidence.features_nf)
+        return scores[self.config.score.method]
+
+    def _scores_by_method(self, evidence: Evidence) -> dict[str, NDArray[np.float64]]:
+        scores = {"paper": evidence.paper_n.astype(np.float64)}
+        if self.gaussian is not None:
+            scores["gaussian"] = self.gaussian.score(evidence.features_nf)
+        if self.heads is not None:
+            scores |= self.heads.fusion.raw_scores(evidence.local_nv, evidence.global_ng)
+        return scores
 
     def _calibrated(self) -> Calibration:
         if self.calibration is None:
@@ -328,9 +378,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _sample(images_nhwc: NDArray[np.uint8], n: int) -> NDArray[np.uint8]:
+def _sample(n_images: int, n: int) -> NDArray[np.intp]:
     """At most n of the images, at equal distances in their order."""
-    return images_nhwc[:: max(1, -(-len(images_nhwc) // n))]
+    return np.arange(0, n_images, max(1, -(-n_images // n)))
 
 
 def _pad(batch_bhwc: NDArray[np.uint8]) -> NDArray[np.uint8]:

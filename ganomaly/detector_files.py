@@ -22,8 +22,11 @@ from torch import Tensor
 
 from ganomaly.errors import DetectorFileError
 
-FORMAT_VERSION = 2
-"""2: a model of another kind than GANomaly, and a limit with confidence; format 1 is read as GANomaly without."""
+FORMAT_VERSION = 3
+"""2: a model of another kind than GANomaly, and a limit with confidence; 3: local and global head.
+
+Older formats are read as detectors without what came later.
+"""
 DESCRIPTION_FILE = "detector.json"
 WEIGHTS_FILE = "weights.safetensors"
 CALIBRATION_FILE = "calibration.safetensors"

@@ -1,4 +1,7 @@
-"""Where on the part it does not look normal: the residual, standardised for each location on normal images."""
+"""Where on the part it does not look normal: a map of distances, standardised for each location on normal images.
+
+The map is that of the local head (`ganomaly.local_head`); methods that have none give their smoothed residual.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -26,12 +29,12 @@ def smooth(residual_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class HeatMapStatistics:
-    """What residuals of normal images look like at each location.
+    """What maps of normal images look like at each location.
 
     Attributes:
-        mean_hw: float32 (S, S), mean of the smoothed residual.
+        mean_hw: float32 (S, S), mean of the map.
         scale_hw: float32 (S, S), its standard deviation.
-        limit: standardised residual that the hottest spot of a normal image exceeds at the false-reject rate.
+        limit: standardised map that the hottest spot of a normal image exceeds at the false-reject rate.
     """
 
     mean_hw: NDArray[np.float32]
@@ -41,21 +44,20 @@ class HeatMapStatistics:
     @classmethod
     def fit(
         cls,
-        residual_nhw: NDArray[np.float32],
+        map_nhw: NDArray[np.float32],
         held_out_nhw: NDArray[np.float32],
         false_reject_rate: float,
     ) -> Self:
-        """Fit on residuals of normal images (N, S, S); the limit on those of held-out normal images (M, S, S)."""
-        residual = smooth(residual_nhw)
-        mean, scale = residual.mean(0), residual.std(0)
+        """Fit on maps of normal images (N, S, S); the limit on those of held-out normal images (M, S, S)."""
+        mean, scale = map_nhw.mean(0), map_nhw.std(0)
         scale = np.maximum(scale, 0.25 * scale.mean() + 1e-6)
-        hottest = ((smooth(held_out_nhw) - mean) / scale).max(axis=(1, 2))
+        hottest = ((held_out_nhw - mean) / scale).max(axis=(1, 2))
         limit = max(Calibration.fit(hottest, false_reject_rate).limit, 1e-6)
         return cls(mean, scale, limit)
 
-    def heat(self, residual_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Heat maps (N, S, S) from 0 up of residuals (N, S, S); 1.0 is the reject limit of the map."""
-        standardised = (smooth(residual_nhw) - self.mean_hw) / self.scale_hw
+    def heat(self, map_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Heat maps (N, S, S) from 0 up of maps (N, S, S); 1.0 is the reject limit of the map."""
+        standardised = (map_nhw - self.mean_hw) / self.scale_hw
         heat: NDArray[np.float32] = np.maximum(0, standardised / np.float32(self.limit)).astype(np.float32)
         return heat
 

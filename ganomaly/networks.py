@@ -59,6 +59,15 @@ class FeaturePyramid(nn.Sequential):
         self.out_channels = features
         self.out_side_px = sides[-1]
 
+    def activations(self, x_bchw: Tensor) -> list[Tensor]:
+        """The output of each halving of images (B, C, S, S): first (B, features, S/2, S/2), last what forward gives."""
+        outputs = []
+        for layer in self:
+            x_bchw = layer(x_bchw)
+            if isinstance(layer, nn.LeakyReLU):
+                outputs.append(x_bchw)
+        return outputs
+
 
 class Encoder(nn.Module):
     """Images (B, C, S, S) in [-1, 1] to latent vectors (B, D)."""

@@ -1,8 +1,9 @@
-"""Anomaly scores: from what the trained generator yields for an image to one number, higher for less normal.
+"""Anomaly scores: from what the trained networks yield for an image to one number, higher for less normal.
 
-`paper_score` is the paper's latent distance (equation 6). `GaussianScore` is the default: a Gaussian fitted on normal
-images over everything the generator says about an image, which weighs each direction by how much it varies among
-normal images instead of averaging noise and signal alike.
+`paper_score` is the paper's latent distance (equation 6). `GaussianScore` is a Gaussian fitted on normal images over
+everything the generator says about an image, which weighs each direction by how much it varies among normal images
+instead of averaging noise and signal alike. The default is the fusion of two heads: `ganomaly.local_head`,
+`ganomaly.global_head`, `ganomaly.fusion`.
 """
 
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ class ScoreConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["gaussian", "paper"] = Field(
-        "gaussian",
-        description="gaussian: Mahalanobis distance over z, z - z_hat and the residual; paper: mean |z - z_hat|, or "
-        "the score of the comparator's paper",
+    method: Literal["fused", "local", "global", "gaussian", "paper"] = Field(
+        "fused",
+        description="fused: the more alarmed of two heads; local: every place against that place on normal images; "
+        "global: the whole against the nearest normal images; gaussian: Mahalanobis distance over z, z - z_hat and "
+        "the residual; paper: mean |z - z_hat|, or the score of the comparator's paper",
     )
 
 
@@ -43,8 +45,12 @@ def residual_map(x_bchw: Tensor, x_hat_bchw: Tensor) -> Tensor:
 
 def describe(x_bchw: Tensor, x_hat_bchw: Tensor, z_bd: Tensor, z_hat_bd: Tensor) -> Tensor:
     """Everything the Gaussian score looks at, (B, 2 D + 64): z, z - z_hat, the mean residual in 8 x 8 fields."""
-    fields_bf = F.adaptive_avg_pool2d(residual_map(x_bchw, x_hat_bchw)[:, None], RESIDUAL_GRID).flatten(1)
-    return torch.cat([z_bd, z_bd - z_hat_bd, fields_bf], dim=1)
+    return torch.cat([z_bd, z_bd - z_hat_bd, mean_residual(x_bchw, x_hat_bchw)], dim=1)
+
+
+def mean_residual(x_bchw: Tensor, x_hat_bchw: Tensor) -> Tensor:
+    """|x - x_hat| averaged in 8 x 8 fields: (B, 64) in [0, 2]."""
+    return F.adaptive_avg_pool2d(residual_map(x_bchw, x_hat_bchw)[:, None], RESIDUAL_GRID).flatten(1)
 
 
 @dataclass(frozen=True)

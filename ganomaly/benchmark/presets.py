@@ -30,12 +30,8 @@ MNIST_SHORT_LIMITS = Limits(train_images=10_000, test_normal=2_000, test_abnorma
 
 ELPV_CALIBRATION = {"fit_fraction": 0.1, "calibrate_fraction": 0.1, "false_reject_rate": 0.2}
 ELPV_SHORT = {
-    "elpv-mono": _config(
-        recipe={"size_px": 64}, network={"features": 32}, training={"epochs": 20}, calibration=ELPV_CALIBRATION
-    ),
-    "elpv-poly": _config(
-        recipe={"size_px": 64}, network={"features": 32}, training={"epochs": 20}, calibration=ELPV_CALIBRATION
-    ),
+    "elpv-mono": _config(recipe={"size_px": 64, "window": 1.0}, network={"features": 32}, calibration=ELPV_CALIBRATION),
+    "elpv-poly": _config(recipe={"size_px": 64, "window": 1.0}, network={"features": 32}, calibration=ELPV_CALIBRATION),
 }
 ELPV_LIMITS = Limits(train_images=752)
 """All of them: 470 of mono, 736 of poly; a number for the progress bar only."""
@@ -47,7 +43,7 @@ ANOGAN_SHORT_NOTE = "200 normal and 200 abnormal test images, 100 search steps i
 
 MNIST_FULL = _config(recipe={"size_px": 32, "illumination": "none"}, training={"epochs": 15})
 CIFAR10_FULL = _config(recipe={"size_px": 32, "channels": 3, "illumination": "none"}, training={"epochs": 15})
-ELPV_FULL = _config(recipe={"size_px": 128}, training={"epochs": 40}, calibration=ELPV_CALIBRATION)
+ELPV_FULL = _config(recipe={"size_px": 128, "window": 1.0}, training={"epochs": 40}, calibration=ELPV_CALIBRATION)
 ANOGAN_FULL_LIMITS = Limits(test_normal=1_000, test_abnormal=1_000)
 ANOGAN_FULL_NOTE = "1,000 normal and 1,000 abnormal test images"
 

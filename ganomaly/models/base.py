@@ -41,12 +41,26 @@ class Judgement(NamedTuple):
     Attributes:
         score_b: (B,) from 0 up, the score of the method's paper.
         x_hat_bchw: (B, C, S, S) in [-1, 1], what the method makes of the images.
-        features_bf: (B, F), what a density can be fitted on; F = 0 where the method's own score is all there is.
+        features_bf: (B, F), what a Gaussian can be fitted on; F = 0 where the method's own score is all there is.
+        local_views: what `ganomaly.local_head` looks at, each (B, K, side, side); none where there is no such head.
+        appearance: what `ganomaly.global_head` compares images by, each (B, F_g); none where there is no such head.
     """
 
     score_b: Tensor
     x_hat_bchw: Tensor
     features_bf: Tensor
+    local_views: tuple[Tensor, ...] = ()
+    appearance: tuple[Tensor, ...] = ()
+
+    def first(self, n: int) -> "Judgement":
+        """The same of the first n images."""
+        return Judgement(
+            self.score_b[:n],
+            self.x_hat_bchw[:n],
+            self.features_bf[:n],
+            tuple(view[:n] for view in self.local_views),
+            tuple(group[:n] for group in self.appearance),
+        )
 
 
 class Model(nn.Module, ABC):

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ganomaly.global_head import appearance
+from ganomaly.local_head import local_views
 from ganomaly.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss
 from ganomaly.models.base import Judgement, Losses, Model
 from ganomaly.networks import Decoder, Discriminator, Encoder, NetworkConfig
@@ -41,6 +43,8 @@ class Generator(nn.Module):
 class GANomaly(Model):
     """The generator with its second encoder, and the discriminator whose features it learns to match."""
 
+    discriminator: Discriminator
+
     def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.generator = Generator(size_px, channels, config)
@@ -59,7 +63,16 @@ class GANomaly(Model):
         )
 
     def judge(self, x_bchw: Tensor) -> Judgement:
-        """The latent distance (equation 6), the reconstruction, and the features of `ganomaly.scores.describe`."""
-        out = self.generator(x_bchw)
-        features_bf = describe(x_bchw, out.x_hat_bchw, out.z_bd, out.z_hat_bd)
-        return Judgement(paper_score(out.z_bd, out.z_hat_bd), out.x_hat_bchw, features_bf)
+        """The latent distance (equation 6), the reconstruction, and what the scores of this package look at."""
+        encoded = self.generator.encoder.pyramid.activations(x_bchw)
+        z_bd = self.generator.encoder.to_latent(encoded[-1]).flatten(1)
+        x_hat_bchw = self.generator.decoder(z_bd)
+        z_hat_bd = self.generator.second_encoder(x_hat_bchw)
+        discriminated = self.discriminator.pyramid.activations(x_bchw)
+        return Judgement(
+            paper_score(z_bd, z_hat_bd),
+            x_hat_bchw,
+            describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd),
+            local_views(x_bchw, x_hat_bchw, encoded[1]),
+            appearance(x_bchw, x_hat_bchw, z_bd, encoded[1:3], discriminated[1:3]),
+        )

@@ -90,4 +90,4 @@ def test_a_comparator_has_the_score_of_its_paper(tmp_path: Path, kind: str) -> N
     assert config.score.method == "paper"
     assert DetectorConfig.model_validate(config.model_dump()) == config
     assert DetectorConfig(model=ModelConfig(kind=kind)) == config
-    assert DetectorConfig().score.method == "gaussian"
+    assert DetectorConfig().score.method == "fused"
