@@ -79,7 +79,8 @@ def reliability_page(request: pytest.FixtureRequest) -> str:
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Write the page when asked to and everything passed."""
-    if session.config.getoption("--write-reliability") and exitstatus == pytest.ExitCode.OK:
+    asked, ran = session.config.getoption("--write-reliability"), not session.config.option.collectonly
+    if asked and ran and exitstatus == pytest.ExitCode.OK:
         TABLE.write_text(as_markdown(faults_of(session.items)), encoding="utf-8")
 
 
