@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tasks.verify import Recomputed, Verification
 
 NOT_CHECKED = "not checked"
+LISTED = 20
+"""Images that are named on the screen; JSON names all."""
 PIPED_WIDTH = 1000
 """Columns where the output is no terminal: a key or hash that is cut in two cannot be searched for."""
 
@@ -197,11 +199,27 @@ def show_verification(screen: Console, found: Verification) -> None:
         ("largest difference", f"{found.largest_relative_difference:.1e} relative, allowed {found.tolerance:.0e}"),
     ]
     _block(screen, "recomputed", rows)
-    odd = [image for image in found.images if image.outcome != "equal"]
+    odd = sorted((image for image in found.images if image.outcome != "equal"), key=_gravity)
     if odd:
-        _block(screen, "not equal", [(image.outcome, _odd(image)) for image in odd])
-    verdict = "the stored scores can be reproduced" if found.passed else "NOT reproduced"
-    screen.print(Text(verdict, style="green" if found.passed else "red"))
+        _block(screen, "not equal", [(image.outcome, _odd(image)) for image in odd[:LISTED]])
+    if len(odd) > LISTED:
+        screen.print(f"... and {len(odd) - LISTED} more; --json names all\n")
+    screen.print(Text(_conclusion(found), style="green" if found.passed else "red"))
+
+
+def _conclusion(found: Verification) -> str:
+    if found.passed:
+        return "the stored scores can be reproduced"
+    if different := found.count("different"):
+        return f"NOT reproduced: {_count(different, 'image')} of {found.compared} compared ended otherwise"
+    if missing := found.count("not fetched"):
+        return f"NOT verified: {_count(missing, 'image')} could not be read from the bucket; mend that and verify again"
+    return "NOT verified: none of the images is there any more as it was judged"
+
+
+def _gravity(image: Recomputed) -> int:
+    """What differs comes first, then what was not compared although it may be there."""
+    return ("different", "not fetched").index(image.outcome) if image.outcome in ("different", "not fetched") else 2
 
 
 def _odd(image: Recomputed) -> str:

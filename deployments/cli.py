@@ -1,6 +1,8 @@
 """The pipeline's command line, ``inspection``: a thin shell around the flows and the audit."""
 
 import getpass
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -32,9 +34,28 @@ PartOrKey = Annotated[str, typer.Argument(help="A part as the report names it, o
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+FLOW_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+class _WithoutTraceback(logging.Filter):
+    """Leaves out of Prefect's log how its engine came to an error that is told in one line anyway."""
+
+    def __init__(self, expected: tuple[type[Exception], ...]) -> None:
+        super().__init__()
+        self._expected = expected
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the record pass, without a traceback of an expected error."""
+        if record.exc_info and isinstance(record.exc_info[1], self._expected):
+            record.exc_info = None
+        return True
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Say what is wrong in one line: a user needs the thing, the value and the way out, not a traceback."""
+    # Prefect's temporary server would report its use to its makers, and log an error where it cannot
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     from pydantic import ValidationError
 
     from ganomaly import ConfigError, DetectorFileError, TrainingDataError, TrainingDivergedError
@@ -50,11 +71,17 @@ def _plain_errors() -> Iterator[None]:
         TrainingDivergedError,
         ValidationError,
     )
+    plain = _WithoutTraceback(expected)
+    for name in FLOW_LOGGERS:
+        logging.getLogger(name).addFilter(plain)
     try:
         yield
     except expected as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from None
+    finally:
+        for name in FLOW_LOGGERS:
+            logging.getLogger(name).removeFilter(plain)
 
 
 def _user_name() -> str:
@@ -84,7 +111,8 @@ def demo(
 def lines() -> None:
     """Check every line file and list the lines."""
     with _plain_errors():
-        from tasks.lines import list_lines, load_line
+        from tasks.line_files import list_lines
+        from tasks.lines import load_line
         from tasks.settings import Settings
 
         folder = Settings().lines_dir

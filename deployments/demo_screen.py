@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from deployments.demo_plant import LAST_DAY
+
 ATTRIBUTION = "Images: ELPV dataset (Buerhop-Lutz et al. 2018; Deitsch et al. 2019, 2021), CC BY-NC-SA 4.0"
 
 
@@ -95,6 +97,9 @@ def print_summary(console: Console, summaries: dict[str, LineSummary], folder: P
     for line, found in summaries.items():
         console.print(f"\n[bold]Report of {line}[/]: open it in a browser")
         console.print(f"  {found.report}", soft_wrap=True, highlight=False)
+    console.print("\n[bold]Records[/]: the night's flagged parts, and everything behind the verdicts on one of them")
+    for asked in (f"flagged {next(iter(summaries))} --date {LAST_DAY}", "trace PART"):
+        console.print(f"  INSPECTION_WORK_DIR={folder} .venv/bin/inspection {asked}", soft_wrap=True, highlight=False)
     console.print("\n[bold]MLflow[/] (runs, figures, the registered models): http://127.0.0.1:5000 after")
     console.print(
         f"  .venv/bin/mlflow ui --port 5000 --backend-store-uri sqlite:///{folder}/mlflow.db",

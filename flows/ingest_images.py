@@ -33,14 +33,15 @@ def ingest_images(line: str, window_start: date | None = None, window_end: date 
     listing = list_window(systems, window)
     todo = drop_recorded(systems, window, listing)
     counts = IngestCounts(listing.total, already_recorded=len(listing.images) - len(todo), unusable=len(listing.strays))
-    with ingesting(systems) as owner:
-        while todo:
-            held = []
-            for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
-                done = ingest_shard(systems, owner, shard, f"{line} {number}")
-                counts += done.counts
-                held += done.held
-            todo = wait_for_others(held)
+    if todo:  # an ingest with nothing to do leaves the report store alone
+        with ingesting(systems) as owner:
+            while todo:
+                held = []
+                for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
+                    done = ingest_shard(systems, owner, shard, f"{line} {number}")
+                    counts += done.counts
+                    held += done.held
+                todo = wait_for_others(held)
     for stray in listing.strays:
         logger.warning("%r %s: %s", stray.key, stray.reason, stray.detail)
     counts.reconcile()

@@ -1,6 +1,6 @@
 """The records as a person looks them up: runs of a line, flagged parts of a day; and what to say when there are none.
 
-Neither MLflow nor Prefect is needed for that, and neither is imported.
+Neither MLflow nor Prefect nor torch is needed for that, and none is imported.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from itertools import islice
 import pandas as pd
 
 from tasks.errors import OperatingError
-from tasks.lines import list_lines, load_line
+from tasks.line_files import list_lines
 from tasks.object_store import ObjectStore, ObjectStoreError
 from tasks.report_store import ReportStore, ScoringRun
 from tasks.settings import Settings
@@ -62,13 +62,15 @@ class Archive:
 def open_archive() -> Archive:
     """Read the settings and open the report store. A person waits: what does not answer is soon given up.
 
+    Who looks something up creates no store and upgrades none: it may be a copy, or the address may be wrong.
+
     Raises:
         ReportStoreError: if the report store cannot be reached.
-        SchemaError: if the report store's tables are older or newer than the code.
+        SchemaError: if there is none, or its tables are older or newer than the code.
     """
     settings = Settings()
     store = ReportStore(settings.store_url, patience_s=STORE_PATIENCE_S)
-    store.prepare()
+    store.check()
     objects = ObjectStore(
         settings.bucket, settings.s3_endpoint_url, read_timeout_s=S3_READ_TIMEOUT_S, attempts=S3_ATTEMPTS
     )
@@ -126,6 +128,8 @@ def _no_such_line(archive: Archive, line: str) -> str:
 
 def _way_out(archive: Archive, asked: str, line: str | None) -> str:
     """Whether the bucket knows better: the part's or key's image may be there and not yet recorded."""
+    from tasks.lines import load_line  # noqa: PLC0415 - it brings torch, for which a quick look must not wait
+
     try:
         keys = [found.key for found in islice(archive.objects.list_objects(asked), SUGGESTIONS)] if asked else []
     except ObjectStoreError as error:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ganomaly.config import DetectorConfig, read_toml, validation_message
 from ganomaly.errors import ConfigError
+from tasks.line_files import list_lines
 
 LINE_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 
@@ -162,11 +163,6 @@ def load_line(line: str, lines_dir: Path) -> LineConfig:
     if config.line != line:
         raise ConfigError(f"{path}: line = {config.line!r}: must be {line!r}, the name of the file")
     return config
-
-
-def list_lines(lines_dir: Path) -> list[str]:
-    """The names of all lines, sorted; empty when the folder does not exist."""
-    return sorted(path.stem for path in lines_dir.glob("*.toml"))
 
 
 def _pattern_pieces(pattern: str) -> list[tuple[str, str | None]]:

@@ -109,12 +109,12 @@ _PASSING_STATES = frozenset(
 )
 _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_FULL = 5, 6, 13
 _SQLITE_FILE_TROUBLE = {
-    8: "it may not be written",
-    10: "its disk fails or is full",
+    8: "it may not be written; give this user the right to write it and its folder",
+    10: "its disk fails or is full; mend that or make room there",
     11: "it is damaged; put a backup in its place",
     _SQLITE_FULL: "its disk is full; make room there",
     14: "it cannot be opened; see that its folder can be written",
-    26: "it is no SQLite database",
+    26: "it is no SQLite database; name another file in INSPECTION_STORE_URL, or put a backup in its place",
 }
 
 _STATE_WORDS = {
@@ -191,8 +191,23 @@ class ReportStore:
         Raises:
             SchemaError: the tables are missing, older (PostgreSQL) or newer than this software needs; says what to do.
         """
+        self._create_folder()
         if self._is_sqlite and self._schema_state() in ("empty", "older"):
             self.upgrade()
+        self.check()
+
+    def check(self) -> None:
+        """See that the store is there and its tables are this software's, and change nothing.
+
+        Raises:
+            SchemaError: there is no such SQLite file, or its tables are missing, older or newer than this software
+                needs; says what to do.
+        """
+        if self._file is not None and not self._file.exists():
+            raise SchemaError(
+                f"report store {self._shown}: there is no such file; name the one that the pipeline writes in "
+                "INSPECTION_STORE_URL, or its folder in INSPECTION_WORK_DIR"
+            )
         state = self._schema_state()
         if state == "current":
             return
@@ -804,6 +819,8 @@ class ReportStore:
 
     def _say_that_we_wait(self, state: RetryCallState) -> None:
         assert state.outcome is not None
+        if state.attempt_number & (state.attempt_number - 1):  # the 1st, 2nd, 4th, 8th ... time is often enough
+            return
         _logger.warning("report store %s: trying again: %s", self._shown, _first_line(state.outcome.exception()))
 
     def _trouble(self, error: sa.exc.DBAPIError, tried_s: float) -> str | None:
@@ -831,12 +848,16 @@ class ReportStore:
             frame["captured_at"] = pd.to_datetime(frame["captured_at"], utc=True).dt.as_unit("us")
         return frame.astype(dtypes)
 
+    @property
+    def _file(self) -> Path | None:
+        """SQLite's file; None for one in memory and for PostgreSQL."""
+        return Path(self.url.database) if self._is_sqlite and self.url.database not in (None, "", ":memory:") else None
+
     def _create_folder(self) -> None:
-        if self._is_sqlite and self.url.database not in (None, "", ":memory:"):
-            Path(str(self.url.database)).parent.mkdir(parents=True, exist_ok=True)
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
 
     def _schema_state(self) -> Literal["empty", "older", "newer", "current"]:
-        self._create_folder()
         return self._read(self._state_of)
 
     @staticmethod

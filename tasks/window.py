@@ -4,6 +4,12 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from tasks.errors import OperatingError
+
+
+class WindowError(OperatingError, ValueError):
+    """Dates that make no window."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -16,10 +22,10 @@ class Window:
         """Refuse a window that ends before it starts.
 
         Raises:
-            ValueError: naming both dates.
+            WindowError: naming both dates.
         """
         if self.end < self.start:
-            raise ValueError(f"the window ends on {self.end}, before it starts on {self.start}")
+            raise WindowError(f"the window ends on {self.end}, before it starts on {self.start}; exchange them")
 
     def __contains__(self, day: date) -> bool:
         return self.start <= day <= self.end

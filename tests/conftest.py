@@ -35,8 +35,9 @@ SMALL_LINE: dict[str, dict[str, Any]] = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--write-reliability`, see `faults/conftest.py`."""
+    """`--write-reliability`, see `faults/conftest.py`, and `--long`, see `faults/test_kills.py`."""
     parser.addoption("--write-reliability", action="store_true", help="write docs/reliability.md from the fault marks")
+    parser.addoption("--long", action="store_true", help="let the database be away for a minute instead of seconds")
 
 
 @pytest.fixture(scope="session")
@@ -46,28 +47,33 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
         yield server
 
 
+def point_to(s3: LocalS3, folder: Path, bucket: str, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point `Settings()` and boto3 to the S3 server, and everything else below a folder."""
+    shutil.copy(mlflow_database, folder / "mlflow.db")
+    for name in [name for name in os.environ if name.startswith(("INSPECTION_", "AWS_"))]:
+        monkeypatch.delenv(name)
+    (folder / "lines").mkdir()
+    ours = {
+        **s3.environment(),
+        "INSPECTION_BUCKET": bucket,
+        "INSPECTION_WORK_DIR": str(folder),
+        "INSPECTION_STORE_URL": f"sqlite:///{folder}/inspection.db",
+        "INSPECTION_MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "INSPECTION_MLFLOW_ARTIFACT_ROOT": str(folder / "mlartifacts"),
+        "INSPECTION_LINES_DIR": str(folder / "lines"),
+    }
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
 def environment(s3: LocalS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow_database: Path) -> str:
     """Point `Settings()` and boto3 to the S3 server, and everything else below `tmp_path`; gives the bucket's name.
 
     Line files are read from `tmp_path/lines`, which is empty; MLflow's tables are there. Child processes inherit all.
     """
-    shutil.copy(empty_mlflow_database, tmp_path / "mlflow.db")
-    for name in [name for name in os.environ if name.startswith(("INSPECTION_", "AWS_"))]:
-        monkeypatch.delenv(name)
     bucket = f"test-{uuid4().hex[:12]}"
-    (tmp_path / "lines").mkdir()
-    ours = {
-        **s3.environment(),
-        "INSPECTION_BUCKET": bucket,
-        "INSPECTION_WORK_DIR": str(tmp_path),
-        "INSPECTION_STORE_URL": f"sqlite:///{tmp_path}/inspection.db",
-        "INSPECTION_MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
-        "INSPECTION_MLFLOW_ARTIFACT_ROOT": str(tmp_path / "mlartifacts"),
-        "INSPECTION_LINES_DIR": str(tmp_path / "lines"),
-    }
-    for name, value in ours.items():
-        monkeypatch.setenv(name, value)
+    point_to(s3, tmp_path, bucket, empty_mlflow_database, monkeypatch)
     return bucket
 
 
@@ -102,21 +108,22 @@ def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def write_line_file(line: str, **tables: dict[str, Any]) -> Path:
+    """Write a line file of a small, fast detector; tables given by name replace single settings."""
+    text = [f'line = "{line}"', 'timezone = "Europe/Berlin"']
+    for name, settings in SMALL_LINE.items():
+        text.append(f"[{name}]")
+        # a JSON scalar is a TOML scalar
+        text += [f"{key} = {json.dumps(value)}" for key, value in (settings | tables.get(name, {})).items()]
+    path = Path(os.environ["INSPECTION_LINES_DIR"]) / f"{line}.toml"
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
+    return path
+
+
 @pytest.fixture
 def write_line(environment: str) -> Callable[..., Path]:
-    """A function that writes a line file of a small, fast detector; tables given by name replace single settings."""
-
-    def write(line: str, **tables: dict[str, Any]) -> Path:
-        text = [f'line = "{line}"', 'timezone = "Europe/Berlin"']
-        for name, settings in SMALL_LINE.items():
-            text.append(f"[{name}]")
-            # a JSON scalar is a TOML scalar
-            text += [f"{key} = {json.dumps(value)}" for key, value in (settings | tables.get(name, {})).items()]
-        path = Path(os.environ["INSPECTION_LINES_DIR"]) / f"{line}.toml"
-        path.write_text("\n".join(text) + "\n", encoding="utf-8")
-        return path
-
-    return write
+    """`write_line_file`, into the folder that `Settings()` names."""
+    return write_line_file
 
 
 @pytest.fixture(scope="session")

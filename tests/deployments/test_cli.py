@@ -66,10 +66,11 @@ def test_help_explains_every_command() -> None:
 
 
 @pytest.mark.usefixtures("environment")
-def test_an_empty_store_is_told_without_a_traceback() -> None:
-    """Broken if the audit fails with a traceback, or a program that reads its JSON gets half an answer."""
+def test_a_store_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    """Broken if the audit takes a wrong address for an empty record, or a program that reads its JSON gets a half."""
     done = run("trace", "p1", "--json")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.strip().splitlines()[-1].startswith("error: the report store sqlite:")
-    assert "Traceback" not in done.stderr
+    (said,) = done.stderr.strip().splitlines()
+    assert said.startswith(f"error: report store sqlite:///{tmp_path}/inspection.db: there is no such file; name the")
+    assert not (tmp_path / "inspection.db").exists()

@@ -14,7 +14,8 @@ signatures stay right. `--faults` is a list of rules; the first that applies to 
      "nth": [1, 2]}              only the first and second request for each key that this rule could apply to
 
 Control requests: ``PUT /_faults`` replaces the rules and counts anew, ``GET /_faults`` gives the counts of what was
-done to requests, ``POST /_refuse?seconds=2`` cuts all connections and refuses new ones for so long.
+done to requests, ``GET /_faults/kinds`` those of what was asked for, ``POST /_refuse?seconds=2`` cuts all connections
+and refuses new ones for so long.
 
 Standard library only, one thread for each connection; some 1,000 requests/s on one core.
 """
@@ -89,6 +90,7 @@ class Faults:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.done: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
         self._lock = Lock()
         self._rules: list[Rule] = []
         self._asked: Counter[tuple[int, str, str]] = Counter()
@@ -100,10 +102,13 @@ class Faults:
             self._rules = made
             self._asked.clear()
             self.done.clear()
+            self.kinds.clear()
 
     def draw(self, method: str, path: str) -> tuple[str, random.Random]:
         """The fault for this request (``""``: none) and a source of chance for it."""
         key, listing = _key_of(path)
+        with self._lock:
+            self.kinds[f"{method} {'listing' if listing else 'object'}"] += 1
         for at, rule in enumerate(self._rules):
             if not rule.fits(method, key, listing):
                 continue
@@ -250,7 +255,8 @@ class Handler(BaseHTTPRequestHandler):
             Thread(target=self.server.shutdown).start()
         elif self.command == "PUT":
             self.server.faults.replace(json.loads(body))
-        text = json.dumps(self.server.faults.done).encode()
+        faults = self.server.faults
+        text = json.dumps(faults.kinds if self.path.endswith("/kinds") else faults.done).encode()
         self.connection.sendall(_head(200, "OK", [("Content-Length", str(len(text)))]) + text)
 
 
@@ -347,6 +353,10 @@ class FaultProxy:
     def counts(self) -> Counter[str]:
         """How often each fault was done under these rules, and under "passed" how many requests were left alone."""
         return Counter(json.loads(self._control("GET", "/_faults")))
+
+    def kinds(self) -> Counter[str]:
+        """How often what was asked for since then: "GET object", "GET listing", "PUT object", ..."""
+        return Counter(json.loads(self._control("GET", "/_faults/kinds")))
 
     def refuse(self, seconds: float) -> None:
         """Cut all connections and refuse new ones for so long, from when this gives back."""

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ def main() -> None:
 
     flows = dict(zip(FLOWS, (ingest_images, train_ganomaly, score_batch, nightly), strict=True))
     torch.set_num_threads(1)
+    _warm_up()
     print("ready", flush=True)  # noqa: T201
     for line in sys.stdin:
         request = json.loads(line)
@@ -42,6 +44,20 @@ def main() -> None:
             pid, status = os.waitpid(request["wait"], 0 if request["block"] else os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
         print(json.dumps(answer), flush=True)  # noqa: T201
+
+
+def _warm_up() -> None:
+    """Read what flows read at their first use: SQLAlchemy's dialects, migrations, MLflow's stores, S3's service."""
+    import boto3  # noqa: PLC0415
+    import mlflow.store.model_registry.sqlalchemy_store  # noqa: PLC0415
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415
+    import psycopg  # noqa: F401, PLC0415
+
+    from tasks.report_store import ReportStore  # noqa: PLC0415
+
+    with ReportStore("sqlite://") as store:
+        store.prepare()
+    boto3.client("s3", region_name="us-east-1", aws_access_key_id="none", aws_secret_access_key="none")
 
 
 def _run(flow: Any, request: dict[str, Any]) -> None:
@@ -67,18 +83,27 @@ def _run(flow: Any, request: dict[str, Any]) -> None:
 
 
 def _write_journal(path: str) -> None:
-    """Write the key of every image that this process commits a verdict for, so that work done twice shows."""
+    """Write the key of every image that this process commits, so that work done twice shows."""
     from tasks.report_store import ReportStore  # noqa: PLC0415
 
-    commit = ReportStore.commit_scores
+    commit_scores, commit_images = ReportStore.commit_scores, ReportStore.commit_images
 
-    def journalled(self: Any, run_id: str, work: str, judged: Any, failures: Any) -> Any:
-        done = commit(self, run_id, work, judged, failures)
+    def note(keys: Iterable[str]) -> None:
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write("".join(f"{one.image.key}\n" for one in judged))
+            file.write("".join(f"{key}\n" for key in keys))
+
+    def scores(self: Any, run_id: str, work: str, judged: Any, failures: Any) -> Any:
+        done = commit_scores(self, run_id, work, judged, failures)
+        note(one.image.key for one in judged)
         return done
 
-    ReportStore.commit_scores = journalled  # type: ignore[method-assign]
+    def images(self: Any, owner: str, line: str, rows: Any) -> Any:
+        done = commit_images(self, owner, line, rows)
+        note(row.key for row in rows)
+        return done
+
+    ReportStore.commit_scores = scores  # type: ignore[method-assign]
+    ReportStore.commit_images = images  # type: ignore[method-assign]
 
 
 class Nights:
@@ -102,6 +127,7 @@ class Nights:
         if self._process.stdout.readline() != "ready\n":
             raise RuntimeError(f"the warm process ended with status {self._process.wait()}")
         self._running: set[int] = set()
+        self._ended: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -121,10 +147,13 @@ class Nights:
 
     def status(self, pid: int, *, block: bool = False) -> int | None:
         """Exit status of a process, negative for the signal that ended it; None while it runs."""
-        status: int | None = self._ask(wait=pid, block=block)
-        if status is not None:
+        if pid not in self._ended:
+            status = self._ask(wait=pid, block=block)
+            if status is None:
+                return None
             self._running.discard(pid)
-        return status
+            self._ended[pid] = status
+        return self._ended[pid]
 
     def run(self, flow: str, journal: Path, environment: dict[str, str], **arguments: Any) -> int:
         """Run a flow to its end; gives its exit status."""
@@ -134,7 +163,8 @@ class Nights:
 
     def kill(self, pid: int) -> int:
         """SIGKILL; gives the exit status, which says whether the process was still running."""
-        os.kill(pid, signal.SIGKILL)
+        if pid not in self._ended:
+            os.kill(pid, signal.SIGKILL)
         status = self.status(pid, block=True)
         assert status is not None
         return status

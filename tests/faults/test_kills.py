@@ -1,5 +1,7 @@
 """A night of 3,000 images that is killed again and again, on SQLite and PostgreSQL, and what is left of it in the end.
 
+With `--long` the database is away for a whole minute instead of some seconds.
+
 Every scenario has a bucket and a report store of its own; images and model are the same, so that each can be compared
 with one undisturbed night.
 """
@@ -31,6 +33,7 @@ from tasks.model_registry import ModelRegistry
 from tasks.report_store import ReportStore, ScoringRun
 from tests.faults.fault_proxy import PASSING_FAULTS, FaultProxy
 from tests.faults.night_process import Nights
+from tests.faults.postgres_cluster import Cluster, tell
 
 LINE = "plates"
 WEEK, NIGHT = date(2026, 3, 7), date(2026, 3, 8)
@@ -38,6 +41,8 @@ BUCKET = "plant"
 IMAGES, UNUSABLE = 3000, 12
 LEASE_S = 2.0
 KILLS = 20
+AWAY_S, LONG_AWAY_S = 8.0, 60.0
+SHARED_LEASE_S = 4.0
 SOON_S = 120.0
 
 LINE_FILE = f"""
@@ -62,13 +67,14 @@ class Plant:
 
     @property
     def journal(self) -> Path:
-        """The keys that were committed, one line each time."""
+        """The keys that were committed, one line each time; a process killed just after a commit writes none."""
         return self.folder / "journal"
 
     def start(self, flow: str = "score_batch", **more: str) -> int:
-        """Start the night in a process of its own; gives its process id."""
-        window = {"window_start": str(NIGHT)} if flow == "score_batch" else {"production_date": str(NIGHT)}
-        return self.nights.start(flow, self.journal, {**self.environment, **more}, line=LINE, device="cpu", **window)
+        """Start the night, or its ingest, in a process of its own; gives its process id."""
+        device = {"device": "cpu"} if flow == "score_batch" else {}
+        environment = {**self.environment, **more}
+        return self.nights.start(flow, self.journal, environment, line=LINE, window_start=str(NIGHT), **device)
 
     def finish(self, flow: str = "score_batch", **more: str) -> None:
         """Run the night to its end, which must be a good one."""
@@ -82,8 +88,12 @@ class Plant:
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
     def committed(self) -> int:
-        """How many verdicts were committed so far."""
-        return len(self.journal.read_text(encoding="utf-8").splitlines()) if self.journal.exists() else 0
+        """How many images were committed so far, as the journal knows."""
+        return self.journal.read_bytes().count(b"\n") if self.journal.exists() else 0
+
+    def wait_for_progress(self, pid: int, committed: float) -> None:
+        """Wait until so many images were committed, or the process has come to its end."""
+        wait_for(lambda: self.committed() >= committed or self.nights.status(pid) is not None, self)
 
     def runs(self) -> list[ScoringRun]:
         """All scoring runs, oldest first."""
@@ -262,7 +272,7 @@ def wait_for(what: Callable[[], Any], plant: Plant) -> None:
     deadline = time.monotonic() + SOON_S
     while not what():
         assert time.monotonic() < deadline, plant.log[-5000:]
-        time.sleep(0.02)
+        time.sleep(0.03)
 
 
 def kill_often(plant: Plant, reference: Reference, rng: random.Random) -> Counter[str]:
@@ -274,8 +284,7 @@ def kill_often(plant: Plant, reference: Reference, rng: random.Random) -> Counte
         if before == IMAGES or rng.random() < 0.2:
             time.sleep(rng.uniform(0, reference.start_s))
         else:
-            further = before + rng.uniform(0, IMAGES / KILLS / 2)
-            wait_for(lambda further=further: plant.committed() >= min(further, IMAGES), plant)
+            plant.wait_for_progress(pid, before + rng.uniform(0, IMAGES / KILLS / 2))
             time.sleep(rng.uniform(0, 0.2))
         begun, committed = len(plant.runs()) > runs, plant.committed()
         if plant.nights.kill(pid) == -signal.SIGKILL:
@@ -303,32 +312,97 @@ def test_a_night_that_is_killed_twenty_times(plant: Plant, reference: Reference)
     assert states["completed"] == 1
 
 
+def kill_either(plant: Plant, environment: dict[str, str], rng: random.Random) -> tuple[int, int]:
+    """Let two runs share the night and kill `KILLS` times one of them, whose place a new one takes; gives the last two.
+
+    Mostly the older of the two: the newer one has often not begun.
+    """
+    pair, kills = [plant.start(**environment), plant.start(**environment)], 0
+    while kills < KILLS:
+        plant.wait_for_progress(pair[0], plant.committed() + rng.uniform(0, IMAGES / KILLS))
+        time.sleep(rng.uniform(0, 0.2))
+        victim = pair.pop(0 if rng.random() < 0.8 else 1)
+        kills += plant.nights.kill(victim) == -signal.SIGKILL
+        pair.append(plant.start(**environment))
+    return pair[0], pair[1]
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.fault(
     area="Process",
-    fault="two runs of the same night at once, one of them killed, 5 % of the requests to S3 go wrong",
-    outcome="they share the work, the other takes over what the dead one held; rows of an undisturbed night",
+    fault="two runs share one night of 3,000 images, 20 times one of them is killed at a random point and replaced, "
+    "and 5 % of the requests to S3 go wrong",
+    outcome="no image is committed twice, the others take over what a dead one held; in the end rows, report and "
+    "overlays of an undisturbed night",
 )
-def test_two_runs_at_once_with_faults_and_a_kill(plant: Plant, reference: Reference) -> None:
-    """Broken if two runs do an image twice, or if a dead run's images or a bad network's are lost."""
+def test_two_runs_at_once_with_faults_and_twenty_kills(plant: Plant, reference: Reference) -> None:
+    """Broken if two runs commit an image twice, or if a dead run's images or a bad network's are lost or changed."""
     faults = [{"fault": [name for name in PASSING_FAULTS if "stall" not in name], "probability": 0.05}]
     with FaultProxy(plant.environment["INSPECTION_S3_ENDPOINT_URL"], faults, seed=1) as proxy:
-        through = {"INSPECTION_S3_ENDPOINT_URL": proxy.url}
-        first, second = plant.start(**through), plant.start(**through)
-        wait_for(lambda: plant.committed() > IMAGES // 4, plant)
-        assert plant.nights.kill(first) == -signal.SIGKILL
-        third = plant.start(**through)
-        assert [plant.nights.status(pid, block=True) for pid in (second, third)] == [0, 0], plant.log[-5000:]
+        through = {"INSPECTION_S3_ENDPOINT_URL": proxy.url, "INSPECTION_LEASE_S": str(SHARED_LEASE_S)}
+        last = kill_either(plant, through, random.Random(plant.folder.name))
+        assert [plant.nights.status(pid, block=True) for pid in last] == [0, 0], plant.log[-5000:]
         done = proxy.counts()
     assert sum(done[name] for name in PASSING_FAULTS) > IMAGES // 50, done
-    time.sleep(LEASE_S)
-    plant.finish()  # closes the dead run; of two reports that were written at once it makes one
+    time.sleep(SHARED_LEASE_S)
+    plant.finish()  # closes the dead runs; of two reports that were written at once it makes one
     states = Counter(run.state for run in plant.runs())
-    assert (states.keys(), states["interrupted"]) == ({"interrupted", "completed"}, 1)
+    assert states.keys() == {"interrupted", "completed"}
+    assert states["interrupted"] >= KILLS // 3, states
     assert_same(outcome_of(plant), reference.outcome)
     times = Counter(plant.journal.read_text(encoding="utf-8").splitlines())
-    assert len(times) == IMAGES
-    assert set(times.values()) == {1}, "images were worked on twice"
+    assert set(times.values()) == {1}, "images were committed twice"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.fault(
+    area="Process",
+    fault="SIGKILL at 6 random points of the ingest of 3,000 images",
+    outcome="the next ingest goes on where it stopped; every image is recorded once, as in an undisturbed night",
+)
+@pytest.mark.parametrize("plant", ["sqlite"], indirect=True)
+def test_an_ingest_that_is_killed(plant: Plant, reference: Reference) -> None:
+    """Broken if a killed ingest loses, doubles or changes a record, or blocks the next one longer than its lease."""
+    rng = random.Random(0)
+    for _ in range(6):
+        pid = plant.start("ingest_images")
+        plant.wait_for_progress(pid, plant.committed() + rng.uniform(0, IMAGES / 8))
+        time.sleep(rng.uniform(0, 0.1))
+        assert plant.nights.kill(pid) == -signal.SIGKILL
+    plant.finish("ingest_images")
+    with ReportStore(plant.environment["INSPECTION_STORE_URL"]) as store:
+        pd.testing.assert_frame_equal(
+            store.recorded_images(LINE, NIGHT, NIGHT).drop(columns="id"), reference.outcome.images
+        )
+    assert set(Counter(plant.journal.read_text(encoding="utf-8").splitlines()).values()) == {1}, "fetched twice"
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.fault(
+    area="Report store",
+    fault="PostgreSQL refuses connections for eight seconds (with `--long` for a minute) in the middle of a night, and "
+    "crashes later on",
+    outcome="the night waits and goes on: one run, completed, rows of an undisturbed night",
+)
+def test_the_night_outlives_the_database(
+    make_plant: Callable[..., Plant], reference: Reference, cluster: Cluster, request: pytest.FixtureRequest
+) -> None:
+    """Broken if an outage of the database ends a night, or a chunk that was being committed is lost or doubled."""
+    tell(f"{cluster.server}/postgres", "CREATE DATABASE outlived")
+    plant = make_plant("outlived", f"{cluster.server}/outlived")
+    pid = plant.start()
+    plant.wait_for_progress(pid, 300)
+    with cluster.away(LONG_AWAY_S if request.config.getoption("--long") else AWAY_S):
+        before = plant.committed()
+    plant.wait_for_progress(pid, before + 500)
+    with cluster.away(0, "immediate"):
+        pass
+    assert plant.nights.status(pid, block=True) == 0, plant.log[-5000:]
+    assert plant.log.count("trying again") >= 2
+    assert "geheim" not in plant.log
+    (run,) = plant.runs()
+    assert (run.state, run.failed, run.scored + run.unusable) == ("completed", 0, IMAGES)
+    assert_same(outcome_of(plant), reference.outcome)
 
 
 @pytest.mark.timeout(600)

@@ -66,7 +66,7 @@ for environment, arguments in json.load(sys.stdin):
 PREFIXES = ("images", "normal", "reports", "mlflow", "secrets")
 MAY = {
     "ingest": {"list images", "read images"},
-    "scoring": {"list images", "read images", "read reports", "write reports"},
+    "scoring": {"list images", "read images", "write reports"},
     "training": {"read images", "read normal"},
     "report-reader": {"list reports", "read reports"},
     "models-read": {"list mlflow", "read mlflow"},

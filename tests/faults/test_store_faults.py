@@ -3,10 +3,8 @@
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,75 +19,10 @@ import sqlalchemy as sa
 
 from tasks import report_store
 from tasks.report_store import ImageRecord, JudgedImage, ReportStore, ReportStoreError, ScoreRecord
+from tests.faults.postgres_cluster import Cluster, tell
 
 DAY = date(2026, 3, 9)
 WORK = "score v3 cal-1"
-POSTGRES_FOLDERS = ("usr/lib/postgresql/*/bin", "opt/homebrew/opt/postgresql*/bin", "usr/local/opt/postgresql*/bin")
-
-
-class Cluster:
-    """A PostgreSQL cluster that a test can stop and start."""
-
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self._programs, self._folder = programs, folder
-        self._user: dict[str, Any] = {}
-        if os.geteuid() == 0:  # the server refuses to run as root
-            shutil.chown(folder, "nobody")
-            self._user = {"user": "nobody", "extra_groups": []}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self._call("initdb", "-U", "inspection", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-        rules = folder / "data" / "pg_hba.conf"
-        rules.write_text(f"host all careful 127.0.0.1/32 scram-sha-256\n{rules.read_text('utf-8')}", encoding="utf-8")
-
-    def start(self) -> None:
-        """Start, and wait until it answers."""
-        options = f"-h 127.0.0.1 -p {self.port} -k {self._folder} -F"
-        self._call("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
-
-    def stop(self, mode: str) -> None:
-        """``fast`` throws out all clients, ``immediate`` is as good as a crash."""
-        self._call("pg_ctl", "-w", "-m", mode, "stop")
-
-    @contextmanager
-    def away(self, seconds: float, mode: str = "fast") -> Iterator[None]:
-        """Not there for some seconds from now on; there again at the end."""
-        self.stop(mode)
-        back = threading.Timer(seconds, self.start)
-        back.start()
-        try:
-            yield
-        finally:
-            back.join()
-
-    @property
-    def server(self) -> str:
-        """The URL without a database. The password is not asked for; it must not show up anywhere."""
-        return f"postgresql+psycopg://inspection:geheim@127.0.0.1:{self.port}"
-
-    def _call(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._user)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """A running cluster of this module's own; skips where PostgreSQL's server is not installed."""
-    found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else []
-    folders += [folder for pattern in POSTGRES_FOLDERS for folder in sorted(Path("/").glob(pattern), reverse=True)]
-    programs = next((folder for folder in folders if (folder / "pg_ctl").is_file()), None)
-    if programs is None:
-        pytest.skip("PostgreSQL's initdb and postgres are not installed")
-    # not below pytest's folder, which only the user who runs the tests may enter
-    folder = Path(tempfile.mkdtemp(prefix="inspection-pg-"))
-    cluster = Cluster(programs, folder)
-    cluster.start()
-    tell(f"{cluster.server}/postgres", "CREATE ROLE careful LOGIN PASSWORD 'right'")
-    yield cluster
-    cluster.stop("immediate")
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -143,16 +76,6 @@ def verdicts(store: ReportStore) -> int:
     scores = store.scores_of_window("cells", DAY, DAY, 3, "cal-1")
     assert len(scores) == len(set(scores["key"])) == len(store.recorded_images("cells", DAY, DAY))
     return len(scores)
-
-
-def tell(url: str, statement: str) -> list[Any]:
-    """Carry out a statement on a connection of its own; the first column of what it gives."""
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        result = connection.exec_driver_sql(statement)
-        found = list(result.scalars()) if result.returns_rows else []
-    engine.dispose()
-    return found
 
 
 def in_a_moment(seconds: float, action: Callable[[], object]) -> threading.Timer:

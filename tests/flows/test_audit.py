@@ -6,56 +6,31 @@ import sqlite3
 from datetime import date
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from deployments.cli import app
-from flows.ingest_images import ingest_images
 from flows.score_batch import NightResult, score_batch
-from flows.train_ganomaly import train_ganomaly
 from tasks.model_registry import RegistryUnreachableError
 from tasks.object_store import ObjectStore
 from tasks.report_store import ReportStore
 from tasks.score import pin_model
+from tests.flows.plates import LINE, WEEK, key_of, plate
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-LINE = "plates"
-WEEK = date(2026, 3, 2)
 NIGHT = date(2026, 3, 8)
 
 
-def plate(seed: int, *, defect: bool = False) -> bytes:
-    """PNG of a striped plate of 64 x 64 px; the defective ones have a dark blot."""
-    rng = np.random.default_rng(seed)
-    stripes = 128 + 60 * np.sin(2 * np.pi * np.arange(64) / 8 + rng.uniform(-0.2, 0.2))
-    image = stripes[None, :] + rng.normal(0, 8, (64, 64))
-    if defect:
-        row, column = rng.integers(12, 52, 2)
-        cv2.circle(image, (int(column), int(row)), 9, 10.0, -1)
-    return cv2.imencode(".png", np.clip(image, 0, 255).astype(np.uint8))[1].tobytes()
-
-
-def key_of(day: date, part: str) -> str:
-    """The key of a part's only view."""
-    return f"images/{LINE}/{day}/{part}/top.png"
-
-
 @pytest.fixture
-def night(bucket: ObjectStore, write_line) -> NightResult:
-    """A bucket with 90 good plates, a model trained on them, and a night of good and defective ones."""
-    write_line(LINE)
-    for number in range(90):
-        bucket.put(key_of(WEEK, f"p{number:04}"), plate(number), "image/png")
+def night(bucket: ObjectStore, copy_trained_line) -> NightResult:
+    """A night of good and defective plates, judged by a model that a week of good ones has trained."""
     for number in range(12):
         bucket.put(key_of(NIGHT, f"g{number:04}"), plate(1000 + number), "image/png")
         bucket.put(key_of(NIGHT, f"d{number:04}"), plate(2000 + number, defect=True), "image/png")
     bucket.put(key_of(NIGHT, "page"), b"<html>502</html>", "image/png")
     bucket.put(key_of(NIGHT, "copy"), plate(0), "image/png")
-    ingest_images(LINE, WEEK)
-    train_ganomaly(LINE, device="cpu")
+    copy_trained_line()
     return score_batch(LINE, NIGHT, device="cpu")
 
 
@@ -98,7 +73,7 @@ def test_a_part_leads_to_everything(night: NightResult, bucket: ObjectStore, sto
     assert verdict["raw_score"] == worst["parts"][0]["raw_score"]
     assert (review["finding"], review["who"], review["note"]) == ("good", "Anna", "a reflection")
     assert [model[name]["state"] for name in ("registered", "files", "snapshot")] == ["found", "whole", "matches"]
-    assert (model["calibration_id"], model["snapshot_images"]) == (verdict["calibration_id"], 90)
+    assert (model["calibration_id"], model["snapshot_images"]) == (verdict["calibration_id"], 120)
     assert model["false_reject_rate"] == 0.05
     assert model["calibration_images"] >= 19
     assert "scaled to 32 x 32 px" in model["recipe"]
@@ -122,11 +97,11 @@ def test_what_changed_since_is_told(night: NightResult, bucket: ObjectStore, tmp
     assert len(replaced["runs"]) == 2
     assert ask("review", LINE, "g0000", "--finding", "defect")["image"] == replaced["images"][1]["image"]
 
-    (trained,) = ask("trace", key_of(WEEK, "p0000"))["lines"]
+    (trained,) = ask("trace", key_of(WEEK[0], "p0000"))["lines"]
     role = trained["images"][0]["training"][0]["role"]
     assert role in ("train", "fit", "calibrate")
     (copy,) = ask("trace", "copy")["lines"]
-    assert copy["images"][0]["training"] == [{"model_version": 1, "role": role, "key": key_of(WEEK, "p0000")}]
+    assert copy["images"][0]["training"] == [{"model_version": 1, "role": role, "key": key_of(WEEK[0], "p0000")}]
     (page,) = ask("trace", "page")["lines"]
     assert page["images"][0]["verdicts"][0]["reason"] == "unreadable"
 
@@ -136,7 +111,7 @@ def test_what_changed_since_is_told(night: NightResult, bucket: ObjectStore, tmp
     assert altered["models"][0]["snapshot"]["state"] == "differs"
 
 
-def test_a_run_is_recomputed(night: NightResult, bucket: ObjectStore, tmp_path: Path) -> None:
+def test_a_run_is_recomputed(night: NightResult, bucket: ObjectStore, tmp_path: Path, monkeypatch) -> None:
     """Broken if a stored score that the pinned model does not give passes, or an object that is gone fails the run."""
     first = ask("verify", night.run_id, "--sample", "10")
     assert (first["passed"], first["compared"], first["different"]) == (True, 10, 0)
@@ -161,7 +136,13 @@ def test_a_run_is_recomputed(night: NightResult, bucket: ObjectStore, tmp_path: 
     assert key_of(NIGHT, "d0003") in caught
     assert "verdict ok stored, flagged recomputed" in caught
     assert key_of(NIGHT, "g0004") in caught
-    assert "NOT reproduced" in caught
+    assert "NOT reproduced: 2 images of 24 compared ended otherwise" in caught
+
+    monkeypatch.setenv("INSPECTION_S3_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
+    unread = inspection("verify", night.run_id, code=1).stdout
+    assert "NOT verified: 25 images could not be read from the bucket" in unread
+    assert unread.count("not fetched  images/") == 20
+    assert "... and 5 more; --json names all" in unread
 
 
 def test_a_trace_needs_neither_mlflow_nor_the_bucket(night: NightResult, monkeypatch) -> None:

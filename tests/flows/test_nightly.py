@@ -1,11 +1,16 @@
 """The flows against real parts: an S3 server, SQLite, MLflow, and Prefect's test server."""
 
+import base64
 import io
 import json
+import re
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from datetime import date
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,44 +23,28 @@ from flows.nightly import nightly
 from flows.score_batch import score_batch
 from flows.train_ganomaly import train_ganomaly
 from ganomaly import TrainingDataError
+from tasks import object_store
 from tasks.accounting import AccountingError
 from tasks.model_registry import ModelRegistryError
 from tasks.object_store import ObjectStore
 from tasks.report_store import ReportStore
 from tasks.run_record import FailedImagesError
 from tasks.score import NoChampionError
-from tasks.systems import open_systems
+from tasks.systems import Systems, open_systems
+from tests.faults.fault_proxy import FaultProxy
+from tests.flows.plates import LINE, WEEK, key_of, plate, week
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-LINE = "plates"
-WEEK = [date(2026, 3, day) for day in range(2, 8)]
 LAST_DAY = date(2026, 3, 8)
-
-
-def plate(seed: int, *, defect: bool = False) -> bytes:
-    """PNG of a striped plate of 64 x 64 px; the defective ones have a dark blot."""
-    rng = np.random.default_rng(seed)
-    x = np.arange(64)
-    stripes = 128 + 60 * np.sin(2 * np.pi * x / 8 + rng.uniform(-0.2, 0.2))
-    image = stripes[None, :] + rng.normal(0, 8, (64, 64))
-    if defect:
-        row, column = rng.integers(12, 52, 2)
-        cv2.circle(image, (int(column), int(row)), 9, 10.0, -1)
-    return cv2.imencode(".png", np.clip(image, 0, 255).astype(np.uint8))[1].tobytes()
-
-
-def key_of(day: date, part: str) -> str:
-    """The key of a part's only view."""
-    return f"images/{LINE}/{day}/{part}/top.png"
 
 
 @pytest.fixture
 def plant(bucket: ObjectStore, write_line) -> ObjectStore:
     """A bucket with six days of good plates and a last day of good, defective and unusable ones."""
     write_line(LINE)
-    for number in range(120):
-        bucket.put(key_of(WEEK[number % 6], f"p{number:04}"), plate(number), "image/png")
+    for key, data in week().items():
+        bucket.put(key, data, "image/png")
     for number in range(20):
         bucket.put(key_of(LAST_DAY, f"g{number:04}"), plate(1000 + number), "image/png")
         bucket.put(key_of(LAST_DAY, f"d{number:04}"), plate(2000 + number, defect=True), "image/png")
@@ -66,11 +55,19 @@ def plant(bucket: ObjectStore, write_line) -> ObjectStore:
 
 
 @pytest.fixture
-def trained(plant: ObjectStore) -> ObjectStore:
+def trained(plant: ObjectStore, copy_trained_line) -> ObjectStore:
     """The plant after its week was ingested and its first model trained."""
-    ingest_images(LINE, WEEK[0], WEEK[-1])
-    train_ganomaly(LINE, device="cpu")
+    copy_trained_line()
     return plant
+
+
+def promote_a_copy(systems: Systems) -> None:
+    """Make a copy of the line's model its next version and its champion; the version says who judged."""
+    client, champion = systems.registry.client, systems.registry.champion(LINE)
+    files = client.get_model_version_download_uri(champion.name, str(champion.version))
+    tags = client.get_model_version(champion.name, str(champion.version)).tags
+    copy = client.create_model_version(champion.name, files, champion.mlflow_run_id, tags=tags)
+    client.set_registered_model_alias(champion.name, "champion", copy.version)
 
 
 def test_a_night_end_to_end(trained: ObjectStore) -> None:
@@ -100,28 +97,38 @@ def test_a_night_end_to_end(trained: ObjectStore) -> None:
     assert sorted(flagged["part"]) == sorted(scores.loc[scores["verdict"] == "flagged", "part"])
     html = trained.get(night.report_key).decode()
     assert "Thumbs.db" in html
-    assert html.count("data:image/jpeg;base64,") == 2 * len(flagged)
+    pictures = {base64.b64decode(text) for text in re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", html)}
+    assert len(pictures) == 2 * len(flagged)
     for key in flagged["heat_map_key"]:
+        assert trained.get(key) in pictures
         assert cv2.imdecode(np.frombuffer(trained.get(key), np.uint8), cv2.IMREAD_COLOR).shape == (64, 64, 3)
 
 
-def test_a_finished_night_again_reads_and_writes_nothing(trained: ObjectStore, monkeypatch) -> None:
-    """Broken if repeating a night fetches an image, scores it again, or writes a second report."""
-    first = score_batch(LINE, LAST_DAY, device="cpu")
-    objects = {found.key: found.etag for found in trained.list_objects("")}
-
-    def no_get(*_: object) -> bytes:
-        raise AssertionError("a finished night fetched an object")
-
-    monkeypatch.setattr(ObjectStore, "get", no_get)
-    again = score_batch(LINE, LAST_DAY, device="cpu")
-    assert (again.run_id, again.report_key) == (first.run_id, first.report_key)
+def test_a_finished_night_again_reads_and_writes_nothing(trained: ObjectStore, tmp_path: Path, monkeypatch) -> None:
+    """Broken if repeating a night or an ingest asks S3 for more than listings, or changes the report store."""
+    first = nightly(LINE, LAST_DAY, device="cpu")
+    rows = all_rows(tmp_path / "inspection.db")
+    with FaultProxy(trained.endpoint_url) as proxy:
+        monkeypatch.setenv("INSPECTION_S3_ENDPOINT_URL", proxy.url)
+        again = nightly(LINE, LAST_DAY, device="cpu")
+        window = score_batch(LINE, LAST_DAY, device="cpu")
+        ingested = ingest_images(LINE, WEEK[0], LAST_DAY)
+        assert set(proxy.kinds()) == {"GET listing"}
+    assert {night.report_key for night in (again, window)} == {first.report_key}
+    assert again.run_id == first.run_id
     assert (again.counts.scored, again.counts.already_scored, again.counts.unusable) == (0, 40, 3)
-    assert {found.key: found.etag for found in trained.list_objects("")} == objects
+    assert (ingested.listed, ingested.recorded, ingested.already_recorded) == (163, 0, 162)
+    assert all_rows(tmp_path / "inspection.db") == rows
 
 
-def test_only_what_is_new_is_scored(trained: ObjectStore) -> None:
-    """Broken if a late image or a replaced object is missed, or if the report forgets what was scored before."""
+def all_rows(database: Path) -> list[str]:
+    """Everything that a SQLite file holds, as SQL."""
+    with closing(sqlite3.connect(database)) as connection:
+        return list(connection.iterdump())
+
+
+def test_only_what_is_new_is_scored(trained: ObjectStore, store: ReportStore) -> None:
+    """Broken if a late image or a replaced object is missed, or if record or report forget what was scored before."""
     score_batch(LINE, LAST_DAY, device="cpu")
     trained.put(key_of(LAST_DAY, "late"), plate(4000), "image/png")
     trained.put(key_of(LAST_DAY, "g0000"), plate(4001, defect=True), "image/png")
@@ -130,6 +137,12 @@ def test_only_what_is_new_is_scored(trained: ObjectStore) -> None:
     report = pd.read_parquet(io.BytesIO(trained.get(second.report_key.replace("report.html", "scores.parquet"))))
     assert len(report) == 43
     assert report["key"].is_unique
+
+    old, new = store.find_images(key_of(LAST_DAY, "g0000"))
+    first, later = store.verdicts_of([old.id, new.id])
+    assert (first.etag, later.etag, later.run_id) == (old.etag, new.etag, second.run_id)
+    assert old.etag != new.etag
+    assert (first.verdict, later.verdict) == ("ok", "flagged")
 
 
 def test_a_night_fetches_every_image_once(trained: ObjectStore, monkeypatch) -> None:
@@ -142,12 +155,11 @@ def test_a_night_fetches_every_image_once(trained: ObjectStore, monkeypatch) -> 
 
     monkeypatch.setattr(ObjectStore, "get", counting_get)
     nightly(LINE, LAST_DAY, device="cpu")
-    pictures = {key for key in fetched if key.startswith("reports/")}
     flagged = open_systems(LINE).store.flagged_parts(LINE, LAST_DAY)
-    assert len(pictures) == len(flagged) > 0
-    images = {key: count for key, count in fetched.items() if key.startswith("images/")}
-    assert len(images) == 42
-    assert sum(images.values()) == 42 + len(flagged)  # the report shows the flagged ones
+    assert len(flagged) > 0
+    assert [key for key in fetched if not key.startswith("images/")] == []
+    assert len(fetched) == 42
+    assert sum(fetched.values()) == 42 + len(flagged)  # the report shows the flagged ones
     recorded = open_systems(LINE).store.recorded_images(LINE, LAST_DAY, LAST_DAY)
     assert len(recorded) == 42
     assert ingest_images(LINE, LAST_DAY).already_recorded == 42
@@ -164,8 +176,7 @@ def test_late_images_of_the_day_before_are_judged_by_that_days_model(trained: Ob
     """Broken if a late image is never judged, is judged by another model than its day, or is missing in its report."""
     first = nightly(LINE, LAST_DAY, device="cpu")
     systems = open_systems(LINE)
-    second_version = train_ganomaly(LINE, epochs=1, device="cpu").version
-    systems.registry.set_alias(second_version, "champion")
+    promote_a_copy(systems)
     trained.put(key_of(LAST_DAY, "late"), plate(4000, defect=True), "image/png")
     next_day = date(2026, 3, 9)
     trained.put(key_of(next_day, "g9000"), plate(9000), "image/png")
@@ -198,8 +209,7 @@ def test_an_unfinished_night_keeps_its_model(trained: ObjectStore, monkeypatch) 
             score_batch(LINE, LAST_DAY, device="cpu")
     broken_off = systems.store.newest_run(LINE, LAST_DAY, LAST_DAY)
     assert (broken_off.state, broken_off.model_version) == ("interrupted", 1)
-    second_version = train_ganomaly(LINE, epochs=1, device="cpu").version
-    systems.registry.set_alias(second_version, "champion")
+    promote_a_copy(systems)
     night = score_batch(LINE, LAST_DAY, device="cpu")
     assert (night.model_version, night.counts.listed, night.counts.unusable) == (1, 43, 3)
     assert (night.counts.already_scored, night.counts.scored) == (15, 25)  # the 16th of the first chunk is unusable
@@ -273,6 +283,31 @@ def test_an_image_that_vanishes_is_named_and_the_night_is_complete(trained: Obje
             score_batch(LINE, LAST_DAY, device="cpu")
     repaired = score_batch(LINE, LAST_DAY, device="cpu")
     assert (repaired.counts.scored, repaired.counts.already_scored, repaired.counts.failed) == (1, 39, 0)
+
+
+@pytest.mark.fault(
+    area="S3",
+    fault="answers 500 for some images of a night, however often it is asked",
+    outcome="failed (fetch_failed) after all attempts; the others are scored, the run ends as failed with counts that "
+    "add up, the report is there; the next run repairs it",
+)
+def test_images_that_s3_does_not_give_are_repaired(trained: ObjectStore, store: ReportStore, monkeypatch) -> None:
+    """Broken if an image that S3 will not give stops the night, is lost, or is not tried again by the next."""
+    monkeypatch.setattr(object_store, "FIRST_WAIT_S", 0.01)
+    with FaultProxy(trained.endpoint_url, [{"fault": "internal_error", "key": "/[gd]000[0-4]/top"}]) as proxy:
+        monkeypatch.setenv("INSPECTION_S3_ENDPOINT_URL", proxy.url)
+        with pytest.raises(FailedImagesError, match="10 of 43 images could not be read"):
+            nightly(LINE, LAST_DAY, device="cpu")
+        assert proxy.counts()["internal_error"] >= 2 * 10
+        failed = store.newest_run(LINE, LAST_DAY, LAST_DAY)
+        assert (failed.state, failed.listed, failed.scored, failed.unusable, failed.failed) == ("failed", 43, 30, 3, 10)
+        named = store.failures_of_run(failed.id).set_index("key")
+        assert (named["reason"] == "fetch_failed").sum() == 10
+        assert "InternalError" in named.loc[key_of(LAST_DAY, "g0003"), "detail"]
+        assert key_of(LAST_DAY, "g0003") in trained.get(failed.report_key).decode()
+        proxy.set_faults([])
+        repaired = nightly(LINE, LAST_DAY, device="cpu").counts
+    assert (repaired.scored, repaired.already_scored, repaired.unusable, repaired.failed) == (10, 30, 3, 0)
 
 
 def test_training_refuses_with_the_way_out(bucket: ObjectStore, write_line) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from deployments.demo_plant import FIRST_DAY, LAST_DAY, normal_list, normal_list_key, week_of
 from tasks.object_store import ObjectStore
+from tasks.report_store import ReportStore
 from tasks.systems import open_systems
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,17 +96,11 @@ def server(environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_deploy_and_run_training(server: dict[str, str], bucket: ObjectStore) -> None:
-    """Broken if `prefect deploy --all` and `prefect deployment run train-ganomaly/<line>` do not train and register."""
+    """Broken if `prefect deploy --all` makes no tables, or `prefect deployment run train-ganomaly/<line>` no model."""
     cells = [cell for cell in week_of(LINE) if cell.day < LAST_DAY and cell.defect_probability == 0][:150]
     for cell in cells:
         bucket.put(cell.key, cell.path.read_bytes(), "image/png")
     bucket.put(normal_list_key(LINE), normal_list(cells), "text/csv")
-    ingest = [str(Path(sys.executable).with_name("inspection")), "ingest", LINE]
-    ingest += ["--from", str(FIRST_DAY), "--to", str(LAST_DAY)]
-    done = subprocess.run(ingest, env=server, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{LINE}: 150 listed = 150 recorded" in done.stdout
-
     # as in a terminal, but with nobody to answer: a question would fail
     deploy = [PREFECT, "--prompt", "deploy", "--all"]
     options = {"env": server, "cwd": ROOT, "capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
@@ -116,6 +111,14 @@ def test_deploy_and_run_training(server: dict[str, str], bucket: ObjectStore) ->
     )
     for name in ("train-ganomaly/elpv-mono", "nightly/elpv-mono", "train-ganomaly/elpv-poly", "nightly/elpv-poly"):
         assert name in listed.stdout
+    with ReportStore(server["INSPECTION_STORE_URL"]) as store:
+        store.check()  # the deployment made the tables
+
+    ingest = [str(Path(sys.executable).with_name("inspection")), "ingest", LINE]
+    ingest += ["--from", str(FIRST_DAY), "--to", str(LAST_DAY)]
+    done = subprocess.run(ingest, env=server, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{LINE}: 150 listed = 150 recorded" in done.stdout
 
     command = [PREFECT, "deployment", "run", f"train-ganomaly/{LINE}", "--param", "epochs=1", "--watch"]
     run = subprocess.run(

@@ -4,6 +4,8 @@
 """
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -21,6 +23,7 @@ from tasks.object_store import ObjectStore
 from tasks.report_store import FailureRecord, ImageRecord, JudgedImage, ReportStore, ScoreRecord, StoredScore
 from tasks.verify import TOLERANCE, compare
 
+ROOT = Path(__file__).resolve().parents[2]
 DAY = date(2026, 3, 9)
 NOON = datetime(2026, 3, 9, 12, tzinfo=UTC)
 HOSTILE = "images/plates/2026-03-09/p\x1b[31m\n<b>/top.png"
@@ -133,6 +136,14 @@ def test_what_is_not_recorded_has_a_way_out(store: ReportStore, bucket: ObjectSt
     assert "run `inspection nightly plates --date 2026-03-09`" in (
         inspection("flagged", "plates", "--date", "2026-03-09", code=1).stderr
     )
+
+
+def test_a_quick_look_does_not_wait_for_torch() -> None:
+    """Broken if listing runs or recording a finding takes seconds because of what only training and scoring need."""
+    heavy = "{'torch', 'mlflow', 'prefect'}"
+    code = f"import sys, tasks.archive, tasks.review; sys.exit(' '.join({heavy} & {{*sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
 
 
 def test_runs_and_flagged_parts(store: ReportStore) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import ConfigError
-from tasks.lines import KeyFields, LineConfig, list_lines, load_line
+from tasks.line_files import list_lines
+from tasks.lines import KeyFields, LineConfig, load_line
 
 DAY = date(2026, 3, 9)
 

@@ -139,6 +139,20 @@ def test_a_new_sqlite_store_is_made_ready_and_a_postgresql_one_only_looked_at(ur
         assert store.last_promotion("cells") is None
 
 
+def test_who_only_looks_makes_and_upgrades_nothing(tmp_path: Path) -> None:
+    """An audit would show an empty record where the address is wrong, or change the copy that an auditor was given."""
+    url = f"sqlite:///{tmp_path}/inspection.db"
+    with ReportStore(url) as store:
+        with pytest.raises(SchemaError, match=r"inspection\.db: there is no such file; name the one"):
+            store.check()
+        assert list(tmp_path.iterdir()) == []
+        migrate(store, "0001")
+        with pytest.raises(SchemaError, match="older than this software needs; run `inspection db upgrade`"):
+            store.check()
+        store.upgrade()
+        store.check()
+
+
 def test_tables_of_a_newer_version_are_left_alone(store: ReportStore) -> None:
     """An old worker would write into tables that it does not understand."""
     engine = sa.create_engine(store.url)
@@ -391,6 +405,31 @@ def test_what_people_ask_for_is_found_by_index(tmp_path: Path) -> None:
     used = ("ix_image_line_production_date", "ix_image_part_line", "autoindex_score_1")
     assert [index for index in used if not any(index in step for step in plans)] == []
     assert [step for step in plans if step.startswith(("SCAN image", "SCAN score"))] == []
+
+
+def test_postgresql_has_an_index_for_what_people_ask_for(postgres_url: str) -> None:
+    """On PostgreSQL, "flagged parts of a day" or "history of a part" would read all of ten million scores."""
+    with ReportStore(postgres_url) as store:
+        store.upgrade()
+        judge(store, {f"p{number}/top.png": 9.0 if number % 9 == 0 else 1.0 for number in range(500)})
+        plans: list[str] = []
+
+        def explain(connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
+            driver = connection.connection.dbapi_connection
+            driver.execute("SET LOCAL enable_seqscan = off")  # a table of 500 rows is faster read as a whole
+            plans.append("\n".join(row[0] for row in driver.execute(f"EXPLAIN {sql}", values)))
+
+        sa.event.listen(store._engine, "before_cursor_execute", explain)
+        assert len(store.flagged_parts("cells", DAY)) == 56
+        images = store.find_images("p9")
+        assert len(store.verdicts_of([image.id for image in images])) == 1
+    flagged, found, history = plans
+    assert "ix_image_line_production_date" in flagged
+    assert "ix_score_flagged" in flagged
+    assert "ix_image_part_line" in found
+    assert "uq_image_key_line_etag" in found
+    assert "uq_score_image_model_calibration" in history
+    assert [plan for plan in plans if "Seq Scan" in plan] == []
 
 
 # --- claims and leases ----------------------------------------------------------------------------------------------
