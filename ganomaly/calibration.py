@@ -12,7 +12,7 @@ with a confidence 1 - delta of one's choice.
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +40,11 @@ class CalibrationConfig(BaseModel):
     calibrate_fraction: float = Field(0.2, gt=0, lt=1, description="share of the parts that only sets the limit")
     fit_fraction: float = Field(
         0.1, ge=0, lt=1, description="share of the parts that fits the score without training the networks"
+    )
+    near_duplicates: Literal["group", "ignore"] = Field(
+        "group",
+        description="group: images that look like photos of one part count as one part, whatever their part ids; "
+        "ignore: only part ids count",
     )
 
     @model_validator(mode="after")

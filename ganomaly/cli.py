@@ -61,6 +61,14 @@ def fit(
             help="TOML file with any of the tables recipe, quality, model, network, training, score, calibration.",
         ),
     ] = None,
+    part_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Where the part id stands in a path below FOLDER: a regular expression with a group, such as "
+            "'([^/]+)_view\\d'. Without it only near-duplicates count as one part.",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=10_000, help="Instead of training.epochs.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of training.seed.")] = None,
     device: Device = "auto",
@@ -68,14 +76,16 @@ def fit(
 ) -> None:
     """Train and calibrate a detector on images of good parts.
 
-    Each file counts as one part. Hidden files and folders and links to folders are left out; images that cannot be
-    judged are counted by reason and left out of the training.
+    Images that are near-duplicates, such as photos of one part with another exposure, count as one part. Hidden files
+    and folders and links to folders are left out; images that cannot be judged are counted by reason and left out of
+    the training.
     """
     with plain_errors():
         _check_output(output, overwrite=overwrite)
         settings = _settings(config, epochs, seed)
         images, _ = find_images(folder)
-        _fit(folder, images, settings, device, output)
+        parts = None if part_pattern is None else _parts(images, part_pattern)
+        _fit(folder, images, parts, settings, device, output)
 
 
 @app.command()
@@ -182,8 +192,15 @@ def _settings(file: Path | None, epochs: int | None, seed: int | None) -> "Detec
     return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 
 
-def _fit(folder: Path, images: list[Path], config: "DetectorConfig", device: str, output: Path) -> None:
+def _parts(images: Sequence[Path], pattern: str) -> list[str]:
+    from ganomaly.splits import parts_from_names
 
+    return parts_from_names([path.as_posix() for path in images], pattern)
+
+
+def _fit(
+    folder: Path, images: list[Path], parts: list[str] | None, config: "DetectorConfig", device: str, output: Path
+) -> None:
     import numpy as np
 
     from ganomaly import Detector
@@ -193,15 +210,15 @@ def _fit(folder: Path, images: list[Path], config: "DetectorConfig", device: str
     detector = Detector(config, device=device, snapshot_id=_snapshot_id(root, images))
     with _progress() as bar:
         prepared = _prepare(bar, detector, [root / path for path in images])
-        parts = [path.with_suffix("").as_posix() for path in images]
-        roles = plan_roles(prepared, parts, config.calibration, config.training.seed)
-        pixels = {role: detector.stack(prepared, roles == role) for role in ROLES}
+        plan = plan_roles(prepared, parts, config.calibration, config.training.seed)
+        pixels = {role: detector.stack(prepared, plan.roles == role) for role in ROLES}
         _train(bar, detector, pixels["train"])
     detector.calibrate(np.concatenate([pixels["train"], pixels["fit"]]), pixels["calibrate"])
     detector.save(output)
     assert detector.calibration is not None
-    counts = ", ".join(f"{len(pixels[role])} to {role}" for role in ROLES)
-    typer.echo(f"{len(images)} images: {counts}{_unusable_summary(images, prepared)}")
+    typer.echo(f"{plan.summary}{_unusable_summary(images, prepared)}")
+    if plan.warning is not None:
+        typer.secho(f"warning: {plan.warning}", fg="yellow", err=True)
     typer.echo(detector.calibration.promise)
     typer.echo(f"saved to {_shown(output)}")
 

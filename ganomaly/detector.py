@@ -114,7 +114,8 @@ class Detector:
 
         Args:
             images: encoded bytes, paths, or arrays (H, W) or (H, W, 3) RGB of uint8 or uint16.
-            parts: part id of each image; views of one part stay on one side of the split. Default: one part each.
+            parts: part id of each image; views of one part stay on one side of the split. Near-duplicates do so with
+                and without ids; `ganomaly.splits.plan_roles` tells how many parts they leave.
             config: recipe, networks, training and calibration.
             device: see `Detector`.
 
@@ -124,8 +125,7 @@ class Detector:
         """
         detector = cls(config, device=device)
         prepared = list(detector.prepare_all(images))
-        ids = [str(i) for i in range(len(images))] if parts is None else parts
-        roles = plan_roles(prepared, ids, detector.config.calibration, detector.config.training.seed)
+        roles = plan_roles(prepared, parts, detector.config.calibration, detector.config.training.seed).roles
         pixels = {role: detector.stack(prepared, roles == role) for role in ROLES}
         for _ in detector.train(pixels["train"]):
             pass

@@ -8,7 +8,7 @@ abnormal images test. `from_folders`, `from_table` and `elpv` bring inspection d
 import csv
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganomaly.errors import TrainingDataError
+from ganomaly.groups import find_groups
 from ganomaly.preparation import ImageSource, read_image
 from ganomaly.recipe import Recipe
+from ganomaly.splits import unite_parts
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -96,11 +98,17 @@ def _torchvision(name: Literal["MNIST", "CIFAR10"], root: Path, download: bool) 
     return DataSet(name.lower(), images, np.array(names), np.arange(len(images)).astype(np.str_))
 
 
-def from_folders(normal: Path, abnormal: Path) -> DataSet:
-    """Images of two folders and all folders below them; each file is a part of its own.
+def from_folders(normal: Path, abnormal: Path, *, recipe: Recipe | None = None) -> DataSet:
+    """Images of two folders and all folders below them.
+
+    Args:
+        normal: folder of good parts.
+        abnormal: folder of defective parts.
+        recipe: images that are near-duplicates by it count as one part; without it each file is a part of its own.
 
     Raises:
         TrainingDataError: if one of them holds no images.
+        ImageError: if the recipe cannot take an image.
     """
     files: list[ImageSource] = []
     labels: list[str] = []
@@ -110,7 +118,18 @@ def from_folders(normal: Path, abnormal: Path) -> DataSet:
             raise TrainingDataError(f"{folder}: no images found; images are files named *{', *'.join(IMAGE_SUFFIXES)}")
         files += found
         labels += [label] * len(found)
-    return DataSet(normal.parent.name, files, np.array(labels), np.array([str(path) for path in files]))
+    data = DataSet(normal.parent.name, files, np.array(labels), np.array([str(path) for path in files]))
+    return data if recipe is None else unite_near_duplicates(data, recipe)
+
+
+def unite_near_duplicates(data: DataSet, recipe: Recipe) -> DataSet:
+    """The same images, but parts of which two images are near-duplicates by the recipe (`ganomaly.groups`) are one.
+
+    Raises:
+        ImageError: for an image that cannot be read or that the recipe cannot take.
+    """
+    groups = find_groups(recipe_pixels(data, np.arange(len(data.labels)), recipe))
+    return replace(data, parts=unite_parts(data.parts, groups))
 
 
 def from_table(table: Path) -> DataSet:

@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector, DetectorConfig, TrainingDataError
-from ganomaly.splits import ROLES, plan_roles
+from ganomaly.splits import ROLES, Plan, plan_roles
 from ganomaly.training import EpochStats, TrainingConfig
 from tasks.artifacts import ProgressArtifact
 from tasks.code_version import code_version
@@ -39,11 +39,13 @@ class Snapshot:
         id: content hash of the manifest, 16 hexadecimal digits.
         manifest: columns key, etag, sha256, part, role; by key.
         pixels: for each role, uint8 (N, S, S, C).
+        plan: how the images were dealt out, and how many parts they are.
     """
 
     id: str
     manifest: pd.DataFrame
     pixels: dict[str, np.ndarray]
+    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -142,17 +144,20 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
         logger.info("%d of %d training images fetched", len(fetched), len(images))
     prepared = [found.prepared for found in fetched]
     parts = [found.image.part for found in fetched]
-    roles = plan_roles(prepared, parts, config.calibration, config.training.seed)
-    detector_input = {role: _stack(fetched, roles == role) for role in ROLES}
+    plan = plan_roles(prepared, parts, config.calibration, config.training.seed)
+    logger.info("%s; part ids and near-duplicates united", plan.summary)
+    if plan.warning is not None:
+        logger.warning("%s", plan.warning)
+    detector_input = {role: _stack(fetched, plan.roles == role) for role in ROLES}
     manifest = pd.DataFrame(
         [
             (found.image.key, found.image.etag, found.sha256, found.image.part, role)
-            for found, role in zip(fetched, roles, strict=True)
+            for found, role in zip(fetched, plan.roles, strict=True)
             if role
         ],
         columns=list(COLUMNS),
     )
-    return Snapshot(snapshot_id(manifest), manifest, detector_input)
+    return Snapshot(snapshot_id(manifest), manifest, detector_input, plan)
 
 
 def _stack(fetched: Sequence[FetchedImage], chosen: np.ndarray) -> np.ndarray:
@@ -208,6 +213,7 @@ def _register(
         {
             "reject_limit": calibration.limit,
             "calibration_images": calibration.n_images,
+            "parts": snapshot.plan.n_parts,
             **{f"images_{role}": count for role, count in images.items()},
         }
     )

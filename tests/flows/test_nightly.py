@@ -356,8 +356,30 @@ def test_only_listed_normal_images_train(plant: ObjectStore, write_line) -> None
     assert sorted(manifest["key"]) == sorted(normal)
     assert set(manifest["role"]) == {"train", "fit", "calibrate"}
     assert run.data.params["training.epochs"] == "1"
+    assert run.data.metrics["parts"] == 110
     assert run.inputs.dataset_inputs[0].dataset.name == f"snapshot-{model.snapshot_id}"
     assert len(systems.registry.client.get_metric_history(run.info.run_id, "loss_contextual")) == 1
+
+
+def test_a_part_under_two_ids_does_not_train_and_calibrate(
+    bucket: ObjectStore, write_line, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Broken if a plate photographed again under another part id sets the limit after it trained, or nobody is told."""
+    write_line(LINE)
+    for number in range(100):
+        for again in range(3):
+            bucket.put(key_of(WEEK[0], f"p{number:04}-{again}"), plate(number), "image/png")
+    ingest_images(LINE, WEEK[0])
+    model = train_ganomaly(LINE, epochs=1, device="cpu")
+    client = open_systems(LINE).registry.client
+    run = client.get_run(model.version.mlflow_run_id)
+    assert run.data.metrics["parts"] == 100
+    assert run.data.metrics["calibration_images"] == 25
+    manifest = pd.read_csv(client.download_artifacts(run.info.run_id, "snapshot/manifest.csv"))
+    assert len(manifest[["sha256", "role"]].drop_duplicates()) == 100
+    assert manifest["part"].nunique() == len(manifest) == 250  # the ids of the keys; 50 more photos are spare
+    assert "300 images of 100 parts (near-duplicates count as one)" in caplog.text
+    assert "most images are photos of a few parts" in caplog.text
 
 
 def test_the_same_snapshot_and_seed_give_the_same_model(trained: ObjectStore) -> None:

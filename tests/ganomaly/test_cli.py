@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from ganomaly import Detector
 from ganomaly.cli import app
+from tests.ganomaly.photos import draw_textures, session
 
 DrawParts = Callable[..., list[np.ndarray]]
 
@@ -105,7 +107,10 @@ def test_fit_accounts_for_every_image(workshop: tuple[Path, Result]) -> None:
     """The user would not learn which images were left out and why, or what the detector promises."""
     folder, result = workshop
     assert result.exit_code == 0, result.output
-    assert "156 images: 105 to train, 15 to fit, 30 to calibrate; 6 left out as unusable (6 empty):" in result.stdout
+    assert (
+        "150 images of 150 parts: 105 to train, 15 to fit, 30 to calibrate; 6 left out as unusable (6 empty):"
+        in result.stdout
+    )
     assert "broken-4.png: empty: " in result.stdout
     assert "broken-5.png" not in result.stdout
     assert "and 1 more" in result.stdout
@@ -116,6 +121,32 @@ def test_fit_accounts_for_every_image(workshop: tuple[Path, Result]) -> None:
     assert (detector.config.training.epochs, detector.config.training.seed) == (8, 3)
     assert detector.config.network.features == 8
     assert len(detector.snapshot_id) == 16
+
+
+def test_fit_counts_parts_and_warns(tmp_path: Path) -> None:
+    """Photos of a few parts would train and calibrate as if they were many, and nobody be told."""
+    photos, parts = session(draw_textures(60, seed=1), 3, seed=2)
+    for i, (photo, part) in enumerate(zip(photos, parts.tolist(), strict=True)):
+        (tmp_path / "good").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "good" / f"part{part:02}_{i % 3}.png"), photo)
+    (tmp_path / "config.toml").write_text(f"{CONFIG}[quality]\nmin_sharpness = 0.0\n")
+    fixed = ("fit", tmp_path / "good", "--config", tmp_path / "config.toml", "--epochs", "1", "--device", "cpu")
+    result = ganomaly(*fixed, "-o", tmp_path / "by-likeness")
+    assert result.exit_code == 0, result.output
+    found = re.search(r"180 images of (\d+) parts \(near-duplicates count as one\): ", result.stdout)
+    assert found is not None
+    assert 55 <= int(found[1]) <= 70
+    assert "warning: most images are photos of a few parts" in result.stderr
+    result = ganomaly(*fixed, "-o", tmp_path / "by-name", "--part-pattern", r"(part\d+)_\d\.png$")
+    assert result.exit_code == 0, result.output
+    assert "180 images of 60 parts: 126 to train, 18 to fit, 12 to calibrate, 24 more of parts that" in result.stdout
+    assert "warning" not in result.stderr
+    assert Detector.load(tmp_path / "by-name", device="cpu").calibration.n_images == 12
+    error = fails_with_one_line(ganomaly(*fixed, "-o", tmp_path / "typo", "--part-pattern", r"(piece\d+)_"))
+    assert r"'(piece\\d+)_': finds no part id in 180 of 180 names, for example 'part00_0.png'" in error
+    few = CONFIG.replace("0.1", "0.05")
+    (tmp_path / "config.toml").write_text(few)
+    assert "too few parts to calibrate: 1" in fails_with_one_line(ganomaly(*fixed, "-o", tmp_path / "few"))
 
 
 def test_info_says_what_the_detector_is(model: Path) -> None:
@@ -259,7 +290,7 @@ def test_errors_of_fit_are_one_line(workshop: tuple[Path, Result], tmp_path: Pat
     assert "bad.toml: training.epochs = 0: " in error
     (tmp_path / "strict.toml").write_text(CONFIG.replace("0.1", "0.01"))
     error = fails_with_one_line(ganomaly("fit", folder / "good", "--config", tmp_path / "strict.toml", *output))
-    assert "30 of 150 usable ones" in error
+    assert "30 of 150 parts (150 usable images)" in error
     assert "at least 99" in error
     assert "cdua" in fails_with_one_line(ganomaly("fit", folder / "good", *output, "--device", "cdua"))
     assert not (tmp_path / "model").exists()

@@ -151,7 +151,7 @@ def test_training_refuses_mixed_sizes_when_not_resizing(tiny_config: DetectorCon
 
 def test_training_refuses_too_few_calibration_images(tiny_config: DetectorConfig, draw_parts: DrawParts) -> None:
     """A false-reject rate would be promised that so few images cannot support."""
-    with pytest.raises(TrainingDataError, match=r"8 of 40 usable.*rate of 0.1 takes at least 9 \(n >= 1/rate - 1\)"):
+    with pytest.raises(TrainingDataError, match=r"8 of 40 parts.*rate of 0.1 takes at least 9 \(n >= 1/rate - 1\)"):
         Detector.fit(draw_parts(40, seed=1), config=tiny_config, device="cpu")
 
 

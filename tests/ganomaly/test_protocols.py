@@ -11,6 +11,7 @@ import pytest
 from ganomaly import TrainingDataError
 from ganomaly.protocols import DataSet, Split, cifar10, elpv, from_folders, from_table, mnist, recipe_pixels, split
 from ganomaly.recipe import Recipe
+from tests.ganomaly.photos import draw_textures, session
 
 DATA = Path(os.environ.get("GANOMALY_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_mnist = pytest.mark.skipif(
@@ -120,6 +121,23 @@ def test_folders_become_a_data_set(tmp_path: Path) -> None:
     assert [int(image.max()) for image in pixels] == [10, 10, 200]
     with pytest.raises(TrainingDataError, match=r"nothing: no images found"):
         from_folders(tmp_path / "cells" / "good", tmp_path / "nothing")
+
+
+def test_near_duplicates_become_one_part(tmp_path: Path) -> None:
+    """Another exposure of a part that trained would be tested."""
+    photos, parts = session(draw_textures(80, seed=1), 2, seed=2)
+    for i, photo in enumerate(photos):
+        path = tmp_path / "data" / ("bad" if i < 10 else "good") / f"{i:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), photo)
+    folders = tmp_path / "data" / "good", tmp_path / "data" / "bad"
+    data = from_folders(*folders, recipe=Recipe(size_px=32))
+    truth = parts[[int(Path(str(path)).stem) for path in data.images]]
+    assert len(set(data.parts)) <= 84
+    assert len(set(from_folders(*folders).parts)) == 160
+    found = split(data, train_fraction=0.5)
+    check(data, found, "abnormal")
+    assert len(set(truth[found.train]) & set(truth[found.test])) <= 2
 
 
 def test_a_table_of_labels_becomes_a_data_set(tmp_path: Path) -> None:

@@ -10,10 +10,29 @@ from hypothesis import strategies as st
 from ganomaly.calibration import CalibrationConfig
 from ganomaly.errors import TrainingDataError
 from ganomaly.preparation import Prepared
-from ganomaly.splits import plan_roles, split_by_part
+from ganomaly.recipe import Recipe
+from ganomaly.splits import Plan, parts_from_names, plan_roles, split_by_part, unite_parts
+from tests.ganomaly.photos import Photo, draw_textures, session
 
-USABLE = Prepared(np.zeros((32, 32, 1), np.uint8), None)
 EMPTY = Prepared(None, None, "empty", "the file has 0 bytes")
+LOOSE = CalibrationConfig(false_reject_rate=0.1)
+
+
+def usable(n: int) -> list[Prepared]:
+    """Images of n different parts."""
+    pixels = np.random.default_rng(0).integers(0, 255, (n, 32, 32, 1), dtype=np.uint8)
+    return [Prepared(image, None) for image in pixels]
+
+
+def prepared(photos: list[Photo]) -> list[Prepared]:
+    """Photos by a recipe."""
+    return [Prepared(Recipe(size_px=32).apply(photo), None) for photo in photos]
+
+
+def leaks(plan: Plan, parts: np.ndarray) -> int:
+    """Photos that train or fit although their part calibrates."""
+    calibrates = set(parts[plan.roles == "calibrate"].tolist())
+    return sum(part in calibrates for part in parts[np.isin(plan.roles, ("train", "fit"))].tolist())
 
 
 @settings(deadline=None)
@@ -47,20 +66,109 @@ def test_seed_draws_the_split() -> None:
 
 def test_unusable_images_get_no_role_and_count_for_nothing() -> None:
     """Images without pixels would be counted as calibration images."""
-    prepared = [USABLE, EMPTY] * 50
-    roles = plan_roles(prepared, [str(i) for i in range(100)], CalibrationConfig(false_reject_rate=0.1), seed=0)
-    assert (roles[1::2] == "").all()
-    assert Counter(roles[::2].tolist()) == {"train": 35, "calibrate": 10, "fit": 5}
+    images = [image for pair in zip(usable(50), [EMPTY] * 50, strict=True) for image in pair]
+    plan = plan_roles(images, [str(i) for i in range(100)], LOOSE, seed=0)
+    assert (plan.roles[1::2] == "").all()
+    assert (plan.parts[1::2] == "").all()
+    assert Counter(plan.roles[::2].tolist()) == {"train": 35, "calibrate": 10, "fit": 5}
+    assert (plan.images, plan.stated, plan.n_parts, plan.spare, plan.warning) == (50, 50, 50, 0, None)
 
 
 def test_too_few_images_to_train_are_refused() -> None:
     """The networks would be trained on nothing."""
     config = CalibrationConfig(false_reject_rate=0.5, calibrate_fraction=0.9, fit_fraction=0.05)
     with pytest.raises(TrainingDataError, match="too few images to train: 1 of 10 usable ones"):
-        plan_roles([USABLE] * 10, [str(i) for i in range(10)], config, seed=0)
+        plan_roles(usable(10), [str(i) for i in range(10)], config, seed=0)
 
 
 def test_one_part_with_many_views_cannot_be_split() -> None:
     """A hundred views of one part would pass for a hundred parts."""
-    with pytest.raises(TrainingDataError, match="too few images to calibrate: 0 of 100"):
-        plan_roles([USABLE] * 100, ["the only one"] * 100, CalibrationConfig(), seed=0)
+    with pytest.raises(TrainingDataError, match=r"too few parts to calibrate: 0 of 1 parts \(100 usable images\)"):
+        plan_roles(usable(100), ["the only one"] * 100, CalibrationConfig(), seed=0)
+
+
+def test_photos_of_a_part_do_not_stand_on_both_sides() -> None:
+    """Each file would be its own part: nearly every calibration image would have trained in another exposure."""
+    photos, parts = session(draw_textures(100, seed=1), 3, seed=2)
+    images = prepared(photos)
+    naive = plan_roles(images, None, LOOSE.model_copy(update={"near_duplicates": "ignore"}), seed=0)
+    assert leaks(naive, parts) > 60
+    plan = plan_roles(images, None, LOOSE, seed=0)
+    assert leaks(plan, parts) <= 3  # a photo that was not recognised
+    assert 95 <= plan.n_parts <= 115
+    assert plan.stated == 300
+    assert f"300 images of {plan.n_parts} parts (near-duplicates count as one): " in plan.summary
+    assert plan.warning is not None
+    assert "most images are photos of a few parts: 300 images or part ids" in plan.warning
+
+
+def test_a_part_calibrates_with_one_image() -> None:
+    """Ten photos of a part would count as ten in the promise, though they say hardly more than one."""
+    images = usable(120)
+    parts = [str(i // 3) for i in range(120)]
+    plan = plan_roles(images, parts, CalibrationConfig(false_reject_rate=0.2), seed=0)
+    assert Counter(plan.roles.tolist()) == {"train": 84, "calibrate": 8, "fit": 12, "": 16}
+    assert plan.spare == 16
+    chosen = [part for part, role in zip(parts, plan.roles, strict=True) if role == "calibrate"]
+    assert len(set(chosen)) == 8
+    other = plan_roles(images, parts, CalibrationConfig(false_reject_rate=0.2), seed=1)
+    assert set(np.flatnonzero(other.roles == "calibrate") % 3) == {0, 1, 2}  # not always the first photo
+    with pytest.raises(TrainingDataError, match=r"8 of 40 parts .* at least 9 .*about 45 parts suffice"):
+        plan_roles(images, parts, LOOSE, seed=0)
+
+
+def test_part_ids_that_share_a_photo_are_one_part() -> None:
+    """A part that was photographed twice under two ids would train and calibrate."""
+    photos, parts = session(draw_textures(100, seed=3), 2, seed=4)
+    ids = [f"{part}-{i % 2}" for i, part in enumerate(parts.tolist())]
+    plan = plan_roles(prepared(photos), ids, LOOSE, seed=0)
+    assert leaks(plan, parts) <= 2
+    united = Counter(plan.parts.tolist())
+    assert united["7-0"] == 2
+    assert "7-1" not in united
+    assert unite_parts(["b", "a", "c", "d"], np.array([0, 1, 1, 2])).tolist() == ["b", "a", "a", "d"]
+    assert unite_parts(["b", "a", "b", "d"], np.array([0, 1, 2, 1])).tolist() == ["b", "a", "b", "a"]
+
+
+def test_roles_depend_on_images_not_on_their_order() -> None:
+    """The same folder read in another order would give another detector."""
+    photos, _ = session(draw_textures(80, seed=5), 2, seed=6)
+    images = prepared(photos)
+    order = np.random.default_rng(1).permutation(len(images))
+    plan, again = (plan_roles(shown, None, LOOSE, seed=3) for shown in (images, [images[i] for i in order]))
+    np.testing.assert_array_equal(again.roles, plan.roles[order])
+    np.testing.assert_array_equal(again.parts, plan.parts[order])
+
+
+def test_too_few_parts_say_how_many_there_are_and_what_to_do() -> None:
+    """A limit would be promised to new parts after seeing ten, or the user not learn why 250 photos are too few."""
+    photos, _ = session(draw_textures(10, seed=7), 25, seed=8)
+    with pytest.raises(TrainingDataError) as caught:
+        plan_roles(prepared(photos), None, LOOSE, seed=0)
+    message = str(caught.value)
+    assert "(250 usable images)" in message
+    assert "takes at least 9" in message
+    assert 'calibration.near_duplicates = "ignore"' in message
+
+
+def test_one_part_that_outweighs_the_others_is_named() -> None:
+    """A demo part photographed all day would be half of what good looks like."""
+    many, _ = session(draw_textures(1, seed=9), 100, seed=10)
+    plan = plan_roles(prepared([*many, *draw_textures(150, seed=11)]), None, LOOSE, seed=0)
+    assert plan.warning is not None
+    assert "of 250 images look like photos of one part" in plan.warning
+
+
+def test_part_ids_come_from_names() -> None:
+    """Views of a part would be parts, or a mistyped pattern make one part of all."""
+    names = ["day-1/A7_top.png", "day-1/A7_side.png", "day-2/B1_top.png"]
+    assert parts_from_names(names, r"([^/]+)_\w+\.png$") == ["A7", "A7", "B1"]
+    assert parts_from_names(names, r"(day)-\d/(?P<part>\w+)_") == ["A7", "A7", "B1"]
+    with pytest.raises(ValueError, match=r"'\^\(A\.\)_': finds no part id in 3 of 3 names, for example 'day-1/A7_top"):
+        parts_from_names(names, "^(A.)_")
+    with pytest.raises(ValueError, match=r"'\(A\)\?': finds no part id in 3 of 3"):
+        parts_from_names(names, "(A)?")
+    with pytest.raises(ValueError, match="has no group"):
+        parts_from_names(names, "A7")
+    with pytest.raises(ValueError, match="is no regular expression"):
+        parts_from_names(names, "(A7")
