@@ -99,8 +99,8 @@ def test_stopped_and_killed_it_goes_on_where_it_was(plates: tuple[Path, Path], t
     assert code == 0, text
     assert "of 6 jobs are done already" in text
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert "7 rows" in text  # six jobs, GANomaly with two scores
-    assert pq.read_table(output / "results.parquet").num_rows == 7
+    assert "10 rows" in text  # six jobs, GANomaly with five scores
+    assert pq.read_table(output / "results.parquet").num_rows == 10
     assert "## plates" in (output / "results.md").read_text()
     code, text = run(*command)
     assert (code, "6 of 6 jobs are done already" in text) == (0, True)
