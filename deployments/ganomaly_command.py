@@ -43,25 +43,25 @@ def benchmark(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Rows, tables and figures; run again to go on.")
     ] = Path("benchmark"),
     methods: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="A,B,...",
             help="Only these of ganomaly, egbad, anogan, aae, nearest_image, patch_gaussian, pixel_gaussian.",
         ),
     ] = None,
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="A,B,...", help="Only these data sets: mnist, cifar10, elpv-mono, elpv-poly, or your own."
         ),
     ] = None,
     classes: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="A,B,...", help="Only these classes are unseen in turn; data that is good or bad has none."
         ),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="0,1,...", help="These seeds.")] = None,
+    seeds: Annotated[list[str] | None, typer.Option(metavar="0,1,...", help="These seeds.")] = None,
     folders: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="GOOD BAD", help="Add your own data: a folder of good and one of bad images."),
@@ -268,16 +268,21 @@ def _own_sources(folders: tuple[Path, Path] | None, table: Path | None) -> "dict
     return own
 
 
-def _listed(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+def _listed(texts: list[str] | None) -> tuple[str, ...] | None:
+    """The words of "a,b" or of the option given twice; None where it was not given."""
+    if not texts:
+        return None
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
 
 
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    words = _listed(text)
+def _numbers(texts: list[str] | None) -> tuple[int, ...] | None:
+    words = _listed(texts)
     if words is None:
         return None
     if not words or not all(word.isdecimal() for word in words):
-        raise UsageProblemError(f"--seeds {text}: must be whole numbers from 0 up, separated by commas")
+        raise UsageProblemError(
+            f"--seeds {','.join(texts or [])}: must be whole numbers from 0 up, separated by commas"
+        )
     return tuple(map(int, words))
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from deployments.ganomaly_command import app
+from deployments.ganomaly_command import _listed, _numbers, app
 from tasks.model_registry import BENCHMARK_EXPERIMENT, ModelRegistry
 
 COMMAND = [sys.executable, "-m", "deployments.ganomaly_command", "benchmark"]
@@ -189,6 +189,14 @@ def test_missing_data_and_wrong_names_are_said_at_once(plates: tuple[Path, Path]
         assert message in text
         assert "Traceback" not in text
     assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_an_option_given_twice_means_both() -> None:
+    """`--data elpv-mono --data elpv-poly` would run the last alone, and nobody notice before the table is read."""
+    assert _listed(["elpv-mono", "elpv-poly, mnist"]) == ("elpv-mono", "elpv-poly", "mnist")
+    assert _listed(None) is None
+    assert _listed([""]) == ()
+    assert _numbers(["0", "1,2"]) == (0, 1, 2)
 
 
 def test_help_answers_at_once() -> None:
