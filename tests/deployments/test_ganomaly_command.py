@@ -63,7 +63,13 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[2],
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - this process starts no threads that hold locks here
     )
+
+
+def _heed_interrupts() -> None:
+    """Ctrl-C is ignored where the tests run in the background, and a child would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(*arguments: object) -> tuple[int, str]:
