@@ -7,10 +7,10 @@ INSTALLED := $(VENV)/.installed
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test reliability fuzz benchmark audit lint format clean distclean
+.PHONY: help setup demo test reliability fuzz store-benchmark audit lint format clean distclean
 
 help: ## Show what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -33,7 +33,7 @@ reliability: $(INSTALLED) ## Run the tests of faults and write docs/reliability.
 fuzz: $(INSTALLED) ## Try 100,000 mutated files and keys, what the tests do with 2,000; SEED=1 makes others
 	@$(BIN)/python tests/faults/fuzz.py --files 100000 --seed $(SEED)
 
-benchmark: $(INSTALLED) ## Time the two usual queries at 10 million scores in a PostgreSQL of its own (10 minutes, 8 GB)
+store-benchmark: $(INSTALLED) ## Time the two usual queries at 10 million scores in a PostgreSQL of its own (10 minutes, 8 GB)
 	@$(BIN)/python tests/benchmarks/ten_million_scores.py
 
 audit: $(INSTALLED) ## Look for known vulnerabilities in the exact versions of constraints.txt (needs PyPI's advisories)

@@ -96,6 +96,8 @@ class HeadsFitting:
             moments.add(view_bkhw)
         for fold, of_fold in enumerate(self._of_folds):
             inside = torch.from_numpy(np.flatnonzero(fold_b == fold)).to(judged.score_b.device)
+            if not len(inside):  # most batches of many images: adding nothing would still touch every covariance
+                continue
             for moments, view_bkhw in zip(of_fold, judged.local_views, strict=True):
                 moments.add(view_bkhw[inside])
         self._groups.append(tuple(group_bf.cpu() for group_bf in judged.appearance))

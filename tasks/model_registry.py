@@ -45,20 +45,18 @@ DETECTOR_ARTIFACT = "detector"
 BENCHMARK_EXPERIMENT = "ganomaly-benchmark"
 BENCHMARK_METRICS = ("auroc", "average_precision", "train_s", "score_ms_per_image", "duration_s")
 BENCHMARK_TAGS = (
-    *(
-        "error",
-        "note",
-        "code_version",
-        "device",
-        "cpu",
-        "cores",
-        "threads",
-        "gpu",
-        "python",
-        "torch",
-        "opencv",
-        "numpy",
-    ),
+    "error",
+    "note",
+    "code_version",
+    "device",
+    "cpu",
+    "cores",
+    "threads",
+    "gpu",
+    "python",
+    "torch",
+    "opencv",
+    "numpy",
     "started_at",
 )
 MANIFEST_ARTIFACT = "snapshot/manifest.csv"
