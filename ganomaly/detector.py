@@ -1,9 +1,9 @@
 """The detector: networks, recipe and calibration in one object that is trained, saved, loaded and scored with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from ganomaly.detector_files import SavedDetector, read_files, write_files
 from ganomaly.errors import DetectorFileError
 from ganomaly.heads import FOLDS, UNSAMPLED, Heads, HeadsFitting
 from ganomaly.heatmap import HeatMapStatistics, smooth
-from ganomaly.models import Judgement, build_model
+from ganomaly.models import Judgement, Model, build_model
+from ganomaly.networks import folded
+from ganomaly.precision import Precision, arithmetic, choose_precision
 from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_images
 from ganomaly.scores import GaussianScore, residual_map
 from ganomaly.splits import ROLES, plan_roles
@@ -24,8 +26,8 @@ from ganomaly.training import EpochStats, to_input, train
 
 Verdict = Literal["ok", "flagged", "unusable"]
 
-SCORING_BATCH = 32
-"""Images per forward pass, always: smaller batches are padded, so that an image's score depends on no other image."""
+SCORING_PIXELS = 2**18
+MAX_SCORING_BATCH = 128
 
 HEAT_MAP_SAMPLE = 256
 """Images that suffice for the heat map's mean and deviation per location."""
@@ -34,6 +36,15 @@ CROSS_FIT_SAMPLE = 512
 """Images that suffice to tell how the heads' distances lie on normal images that they were not fitted on."""
 
 HEAD_METHODS = ("fused", "local", "global")
+ALL_METHODS = (*HEAD_METHODS, "gaussian", "paper")
+
+
+def scoring_batch(size_px: int) -> int:
+    """Images per forward pass, always: smaller batches are padded, so that a score depends on no other image.
+
+    About as many pixels in each, on every machine: 128 images of 32 px, 64 of 64 px, 16 of 128 px.
+    """
+    return max(1, min(MAX_SCORING_BATCH, SCORING_PIXELS // size_px**2))
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,8 @@ class Evidence:
     """What the networks say about N prepared images.
 
     Attributes:
-        features_nf: float32 (N, F), what the Gaussian score looks at; F = 0 for models that have no such score.
+        features_nf: float32 (N, F), what the Gaussian score looks at; F = 0 for models that have no such score. These
+            two are empty where only the heads were asked.
         paper_n: float32 (N,), the score of the model's paper.
         local_nv: float32 (N, V), distances of the local head's views; (N, 0) without heads.
         global_ng: float32 (N, G), distances of the global head's groups of features; (N, 0) without heads.
@@ -96,6 +108,8 @@ class Detector:
         recipe, network = self.config.recipe, self.config.network
         model = build_model(recipe.size_px, recipe.channels, network, self.config.model, self._rng)
         self.model = model.to(self.device).eval()
+        self.precision: Precision = choose_precision(network.precision, self.device)
+        self._folded: Model | None = None
         self.gaussian: GaussianScore | None = None
         self.heads: Heads | None = None
         self.heat: HeatMapStatistics | None = None
@@ -146,7 +160,9 @@ class Detector:
         Raises:
             TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
-        return train(self.model, images_nhwc, self.config.training, self._rng)
+        for stats in train(self.model, images_nhwc, self.config.training, self._rng, self.precision):
+            self._folded = None
+            yield stats
 
     def calibrate(self, fit_nhwc: NDArray[np.uint8], calibrate_nhwc: NDArray[np.uint8]) -> None:
         """Fit the score's statistics on normal images and the reject limit on others that training never saw.
@@ -162,8 +178,9 @@ class Detector:
         if self.config.model.kind == "ganomaly":
             self._fit_statistics(fit_nhwc)
         # some methods take seconds for an image
-        fitted = self.examine(fit_nhwc[_sample(len(fit_nhwc), HEAT_MAP_SAMPLE)], maps=True)
-        held_out = self.examine(calibrate_nhwc, maps=True)
+        methods = (self.config.score.method,)
+        fitted = self.examine(fit_nhwc[_sample(len(fit_nhwc), HEAT_MAP_SAMPLE)], methods, maps=True)
+        held_out = self.examine(calibrate_nhwc, methods, maps=True)
         self.calibration = Calibration.fit(self._raw_scores(held_out), rate, confidence)
         self.heat = HeatMapStatistics.fit(fitted.map_nhw, held_out.map_nhw, rate)
 
@@ -173,7 +190,7 @@ class Detector:
         fold_n[sample] = np.arange(len(sample)) % FOLDS
         fitting, features, start = HeadsFitting(), [], 0
         for judged in self._judgements(fit_nhwc):
-            end = start + len(judged.score_b)
+            end = start + len(judged.x_hat_bchw)
             fitting.add(judged, fold_n[start:end])
             features.append(judged.features_bf.cpu())
             start = end
@@ -208,7 +225,7 @@ class Detector:
 
     def raw_scores(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Raw anomaly scores (N,) of prepared images, uint8 (N, S, S, C)."""
-        return self._raw_scores(self.examine(images_nhwc))
+        return self._raw_scores(self.examine(images_nhwc, (self.config.score.method,)))
 
     def raw_scores_by_method(self, images_nhwc: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
         """All raw scores that the networks offer, (N,) each by its method, of prepared images, uint8 (N, S, S, C).
@@ -225,17 +242,25 @@ class Detector:
         """
         self._calibrated()
         assert self.heat is not None
-        return self.heat.heat(self.examine(images_nhwc, maps=True).map_nhw)
+        return self.heat.heat(self.examine(images_nhwc, (self.config.score.method,), maps=True).map_nhw)
 
     @torch.no_grad()
-    def examine(self, images_nhwc: NDArray[np.uint8], *, maps: bool = False) -> Evidence:
-        """Run the networks over prepared images, uint8 (N, S, S, C), in batches of one fixed shape."""
-        size_px = self.config.recipe.size_px
+    def examine(
+        self, images_nhwc: NDArray[np.uint8], methods: Collection[str] = ALL_METHODS, *, maps: bool = False
+    ) -> Evidence:
+        """Run the networks over prepared images, uint8 (N, S, S, C), in batches of one fixed shape.
+
+        Args:
+            images_nhwc: prepared images.
+            methods: what scores will be made of it: networks that none of them needs do not run.
+            maps: whether heat maps will be made of it.
+        """
+        size_px, has_heads = self.config.recipe.size_px, self.heads is not None
+        views = has_heads and (maps or not set(HEAD_METHODS).isdisjoint(methods))
+        second_pass = not has_heads or not {"gaussian", "paper"}.isdisjoint(methods)
         parts: list[tuple[Tensor, ...]] = []
-        for start in range(0, len(images_nhwc), SCORING_BATCH):
-            batch = images_nhwc[start : start + SCORING_BATCH]
-            x = to_input(_pad(batch), self.device)
-            columns = self._columns(x, self.model.judge(x), maps=maps)
+        for x, batch in self._batches(images_nhwc):
+            columns = self._columns(x, self._judge(x, second_pass=second_pass, views=views), maps=maps)
             parts.append(tuple(column[: len(batch)].float().cpu() for column in columns))
         if not parts:
             n_views, n_groups = (0, 0) if self.heads is None else self.heads.sizes
@@ -251,7 +276,7 @@ class Detector:
 
     def _columns(self, x_bchw: Tensor, judged: Judgement, *, maps: bool) -> tuple[Tensor, ...]:
         no_map_bhw, none_b0 = x_bchw.new_empty((len(x_bchw), 0, 0)), x_bchw.new_empty((len(x_bchw), 0))
-        if self.heads is None:
+        if self.heads is None or not judged.appearance:
             residual_bhw = residual_map(x_bchw, judged.x_hat_bchw) if maps else no_map_bhw
             return judged.features_bf, judged.score_b, none_b0, none_b0, residual_bhw
         local_bv, global_bg, map_bhw = self.heads.examine(judged, x_bchw.shape[-1] if maps else None)
@@ -260,9 +285,21 @@ class Detector:
     @torch.no_grad()
     def _judgements(self, images_nhwc: NDArray[np.uint8]) -> Iterator[Judgement]:
         """What the networks say about the images, batch by batch, without the padding."""
-        for start in range(0, len(images_nhwc), SCORING_BATCH):
-            batch = images_nhwc[start : start + SCORING_BATCH]
-            yield self.model.judge(to_input(_pad(batch), self.device)).first(len(batch))
+        for x, batch in self._batches(images_nhwc):
+            yield self._judge(x).first(len(batch))
+
+    def _batches(self, images_nhwc: NDArray[np.uint8]) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
+        """Network input of one fixed shape, and the images that are in it."""
+        size = scoring_batch(self.config.recipe.size_px)
+        for start in range(0, len(images_nhwc), size):
+            batch = np.ascontiguousarray(images_nhwc[start : start + size])
+            yield to_input(_pad(batch, size), self.device), batch
+
+    def _judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:
+        if self._folded is None:
+            self._folded = folded(self.model)
+        with arithmetic(self.precision, self.device):
+            return self._folded.judge(x_bchw, second_pass=second_pass, views=views)
 
     def save(self, folder: str | Path) -> None:
         """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.detector_files`.
@@ -292,6 +329,7 @@ class Detector:
             "config": self.config.model_dump(mode="json"),
             "snapshot_id": self.snapshot_id,
             "calibration_id": calibration.id,
+            "precision": self.precision,
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
         }
         tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in statistics.items()}
@@ -317,6 +355,7 @@ class Detector:
 
     def _restore(self, saved: SavedDetector) -> None:
         self.model.load_state_dict(saved.weights, strict=True)
+        self.precision = _precision(saved.description.get("precision", "fp32"))  # formats 1 to 3 have none
         numbers = {name: tensor.numpy() for name, tensor in saved.calibration.items()}
         if self.config.model.kind == "ganomaly":
             self.gaussian = GaussianScore(
@@ -348,10 +387,13 @@ class Detector:
         return scores[self.config.score.method]
 
     def _scores_by_method(self, evidence: Evidence) -> dict[str, NDArray[np.float64]]:
-        scores = {"paper": evidence.paper_n.astype(np.float64)}
-        if self.gaussian is not None:
-            scores["gaussian"] = self.gaussian.score(evidence.features_nf)
-        if self.heads is not None:
+        n_images, n_views = evidence.local_nv.shape
+        scores = {}
+        if len(evidence.paper_n) == n_images:
+            scores["paper"] = evidence.paper_n.astype(np.float64)
+            if self.gaussian is not None:
+                scores["gaussian"] = self.gaussian.score(evidence.features_nf)
+        if self.heads is not None and n_views:
             scores |= self.heads.fusion.raw_scores(evidence.local_nv, evidence.global_ng)
         return scores
 
@@ -383,6 +425,18 @@ def _sample(n_images: int, n: int) -> NDArray[np.intp]:
     return np.arange(0, n_images, max(1, -(-n_images // n)))
 
 
-def _pad(batch_bhwc: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    missing = SCORING_BATCH - len(batch_bhwc)
+def _precision(name: Any) -> Precision:
+    """The precision that a file names.
+
+    Raises:
+        ValueError: for any other.
+    """
+    if name not in get_args(Precision):
+        raise ValueError(f"precision is {name!r}: must be one of {', '.join(get_args(Precision))}")
+    precision: Precision = name
+    return precision
+
+
+def _pad(batch_bhwc: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    missing = size - len(batch_bhwc)
     return np.pad(batch_bhwc, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else batch_bhwc

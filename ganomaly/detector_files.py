@@ -22,8 +22,8 @@ from torch import Tensor
 
 from ganomaly.errors import DetectorFileError
 
-FORMAT_VERSION = 3
-"""2: a model of another kind than GANomaly, and a limit with confidence; 3: local and global head.
+FORMAT_VERSION = 4
+"""2: a model of another kind than GANomaly, and a limit with confidence; 3: local and global head; 4: precision.
 
 Older formats are read as detectors without what came later.
 """

@@ -95,7 +95,7 @@ class HeadsFitting:
         for moments, view_bkhw in zip(self._moments, judged.local_views, strict=True):
             moments.add(view_bkhw)
         for fold, of_fold in enumerate(self._of_folds):
-            inside = torch.from_numpy(np.flatnonzero(fold_b == fold)).to(judged.score_b.device)
+            inside = torch.from_numpy(np.flatnonzero(fold_b == fold)).to(judged.x_hat_bchw.device)
             if not len(inside):  # most batches of many images: adding nothing would still touch every covariance
                 continue
             for moments, view_bkhw in zip(of_fold, judged.local_views, strict=True):
@@ -121,7 +121,7 @@ class HeadsFitting:
 def _examine(
     local: tuple[LocationGaussian, ...], neighbours: NearestNeighbours, judged: Judgement, map_px: int | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    device = judged.score_b.device
+    device = judged.x_hat_bchw.device
     distances = [view.to(device).distance(v) for view, v in zip(local, judged.local_views, strict=True)]
     global_bg = neighbours.to(device).distances(judged.appearance)
     return image_scores(distances), global_bg, None if map_px is None else location_map(distances, map_px)

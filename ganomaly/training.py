@@ -14,6 +14,7 @@ from torch import Tensor
 from ganomaly.errors import TrainingDivergedError
 from ganomaly.models.base import Losses, Model
 from ganomaly.networks import initialise
+from ganomaly.precision import Precision, arithmetic
 
 DISCRIMINATOR_COLLAPSED = 1e-5
 
@@ -55,23 +56,61 @@ class EpochStats:
 
 
 def to_input(images_bhwc: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
-    """Recipe output, uint8 (B, S, S, C), as network input: float32 (B, C, S, S) in [-1, 1], channels last."""
-    images = torch.as_tensor(images_bhwc).to(device)
+    """Recipe output, uint8 (B, S, S, C), as network input: float32 (B, C, S, S) in [-1, 1], channels last.
+
+    A GPU gets the bytes from pinned memory while it works on what came before, and makes the numbers itself.
+    """
+    images = torch.as_tensor(images_bhwc)
+    if device.type == "cuda" and images.device.type == "cpu":
+        images = images.pin_memory()
+    images = images.to(device, non_blocking=True)
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
-class Trainer:
-    """A model's two players and their optimisers, stepped together."""
+class _Fetched:
+    """One number on its way from the device; only the work that it depends on is waited for."""
 
-    def __init__(self, model: Model, config: TrainingConfig, rng: torch.Generator) -> None:
+    def __init__(self) -> None:
+        self._number: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def send(self, number: Tensor) -> None:
+        self._number = number.to("cpu", non_blocking=True)
+        if number.device.type == "cuda":
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def receive(self) -> float | None:
+        """The number that was sent last, once."""
+        number, self._number = self._number, None
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return None if number is None else number.item()
+
+
+class Trainer:
+    """A model's two players and their optimisers, stepped together.
+
+    Each image goes through each network once; what a step learns about its losses stays on the device, so that nothing
+    waits for it before the epoch ends.
+    """
+
+    def __init__(
+        self, model: Model, config: TrainingConfig, rng: torch.Generator, precision: Precision = "fp32"
+    ) -> None:
         self.model = model
         self.config = config
         self.rng = rng
+        self.precision = precision
         self.discriminator_restarts = 0
-        betas = (config.beta1, config.beta2)
+        self._loss_before = _Fetched()
         self.generator_parameters, self.discriminator_parameters = model.players()
-        self.optimiser_g = torch.optim.Adam(self.generator_parameters, config.learning_rate, betas)
-        self.optimiser_d = torch.optim.Adam(self.discriminator_parameters, config.learning_rate, betas)
+        self.optimiser_g = self._adam(self.generator_parameters)
+        self.optimiser_d = self._adam(self.discriminator_parameters)
+
+    def _adam(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Adam:
+        device, betas = parameters[0].device, (self.config.beta1, self.config.beta2)
+        return torch.optim.Adam(parameters, self.config.learning_rate, betas, fused=device.type in ("cpu", "cuda"))
 
     def step(self, x_bchw: Tensor) -> Tensor:
         """Update both players on one batch, each by the gradient of its own loss.
@@ -79,18 +118,28 @@ class Trainer:
         Returns:
             The losses (5,): generator, adversarial, contextual, encoder, discriminator; detached, on the device.
         """
-        losses = self.model.losses(x_bchw, self.rng)
+        self.restart_if_collapsed()
+        with arithmetic(self.precision, x_bchw.device):
+            losses = self.model.losses(x_bchw, self.rng)
+        self._loss_before.send(losses.discriminator.detach())
         loss_g, loss_d = self._generator_loss(losses), losses.discriminator
         gradients_g = torch.autograd.grad(loss_g, self.generator_parameters, retain_graph=True)
         gradients_d = torch.autograd.grad(loss_d, self.discriminator_parameters)
         self._update(self.optimiser_g, self.generator_parameters, gradients_g)
         self._update(self.optimiser_d, self.discriminator_parameters, gradients_d)
-        if loss_d.item() < DISCRIMINATOR_COLLAPSED:
-            initialise(self.model.discriminator, self.rng)
-            self.discriminator_restarts += 1
         none = torch.zeros_like(loss_d)
         terms = (none if term is None else term for term in (losses.contextual, losses.encoder))
         return torch.stack([loss_g, losses.adversarial, *terms, loss_d]).detach()
+
+    def restart_if_collapsed(self) -> None:
+        """Draw D's weights anew if its loss on the batch before was next to nothing.
+
+        Asked when the next step begins: a GPU knows the loss by then, and is still busy with the gradients.
+        """
+        loss_d = self._loss_before.receive()
+        if loss_d is not None and loss_d < DISCRIMINATOR_COLLAPSED:
+            initialise(self.model.discriminator, self.rng)
+            self.discriminator_restarts += 1
 
     def _generator_loss(self, losses: Losses) -> Tensor:
         loss = self.config.weight_adversarial * losses.adversarial
@@ -111,7 +160,11 @@ class Trainer:
 
 
 def train(
-    model: Model, images_nhwc: NDArray[np.uint8], config: TrainingConfig, rng: torch.Generator
+    model: Model,
+    images_nhwc: NDArray[np.uint8],
+    config: TrainingConfig,
+    rng: torch.Generator,
+    precision: Precision = "fp32",
 ) -> Iterator[EpochStats]:
     """Train a model in place, one epoch for each value that is drawn from the iterator.
 
@@ -120,6 +173,7 @@ def train(
         images_nhwc: the recipe's output for normal images, uint8 (N, S, S, C).
         config: epochs, batch size and weights.
         rng: a CPU generator; with the same state, images and machine the weights come out bit by bit the same.
+        precision: of the products within the networks; the weights are float32 in any.
 
     Yields:
         The epoch's mean losses. The model is left in ``eval()`` mode after each epoch.
@@ -129,7 +183,7 @@ def train(
             the weights of the epoch before, in ``eval()`` mode.
     """
     device = next(model.parameters()).device
-    trainer = Trainer(model, config, rng)
+    trainer = Trainer(model, config, rng, precision)
     n_images = len(images_nhwc)
     n_batches = max(1, round(n_images / config.batch_size))
     for epoch in range(1, config.epochs + 1):
@@ -140,6 +194,7 @@ def train(
         losses = [
             trainer.step(to_input(images_nhwc[np.sort(batch)], device)) for batch in np.array_split(order, n_batches)
         ]
+        trainer.restart_if_collapsed()
         model.eval()
         loss_g, adversarial, contextual, encoder, loss_d = torch.stack(losses).mean(0).tolist()
         seconds = time.perf_counter() - started

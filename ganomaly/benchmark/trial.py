@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ganomaly.baselines import BASELINES
 from ganomaly.benchmark.plan import MAIN, Job
-from ganomaly.detector import SCORING_BATCH, Detector
+from ganomaly.detector import Detector, scoring_batch
 from ganomaly.models import GANomaly
 from ganomaly.protocols import DataSet, recipe_pixels, split
 from ganomaly.splits import ROLES, split_by_part
@@ -121,7 +121,7 @@ def _run_network(job: Job, images: TrialImages, device: str) -> Iterator[EpochSt
     if job.method == "ganomaly":  # the others' own score needs no statistics, and AnoGAN takes seconds for an image
         detector.calibrate(np.concatenate([images.train_nhwc, images.fit_nhwc]), images.calibrate_nhwc)
     else:
-        detector.examine(images.test_nhwc[:SCORING_BATCH])  # the first batch pays for what is set up once
+        detector.examine(images.test_nhwc[:1])  # the first batch pays for what is set up once
     judging = time.perf_counter()
     scores = detector.raw_scores_by_method(images.test_nhwc)
     milliseconds = 1000 * (time.perf_counter() - judging) / len(images.test_nhwc)
@@ -160,8 +160,9 @@ def _look_inside(
     model = detector.model
     assert isinstance(model, GANomaly)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    for start in range(0, len(images_nhwc), SCORING_BATCH):
-        x_bchw = to_input(images_nhwc[start : start + SCORING_BATCH], detector.device)
+    size = scoring_batch(detector.config.recipe.size_px)
+    for start in range(0, len(images_nhwc), size):
+        x_bchw = to_input(images_nhwc[start : start + size], detector.device)
         out = model.generator(x_bchw)
         features_bp = model.discriminator(x_bchw).features_bchw.flatten(1)
         grey_bhwc = ((out.x_hat_bchw + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).to(torch.uint8)

@@ -48,7 +48,7 @@ class AAE(Model):
             contextual=F.mse_loss(self.decoder(z_bd), x_bchw),
         )
 
-    def judge(self, x_bchw: Tensor) -> Judgement:
+    def judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:  # noqa: ARG002
         """The mean squared error, which is what training makes small for normal images."""
         x_hat_bchw = self.decoder(self.encoder(x_bchw))
         score_b = (x_bchw - x_hat_bchw).square().flatten(1).mean(1)

@@ -38,7 +38,7 @@ class AnoGAN(Model):
         real_b, fake_b = self.discriminator(x_bchw).logits_b, self.discriminator(fake_bchw).logits_b
         return Losses(discriminator=discriminator_loss(real_b, fake_b), adversarial=generator_loss(fake_b))
 
-    def judge(self, x_bchw: Tensor) -> Judgement:
+    def judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:  # noqa: ARG002
         """Distance in pixels and features to the nearest G(z) that the search finds (section 2.2)."""
         f_bk = self.discriminator(x_bchw).features_bchw.flatten(1)
         z_bd = self.start_d.repeat(len(x_bchw), 1)

@@ -39,9 +39,10 @@ class Judgement(NamedTuple):
     """What a method says about B images.
 
     Attributes:
-        score_b: (B,) from 0 up, the score of the method's paper.
+        score_b: (B,) from 0 up, the score of the method's paper; (0,) where it was not asked for.
         x_hat_bchw: (B, C, S, S) in [-1, 1], what the method makes of the images.
-        features_bf: (B, F), what a Gaussian can be fitted on; F = 0 where the method's own score is all there is.
+        features_bf: (B, F), what a Gaussian can be fitted on; F = 0 where the method's own score is all there is;
+            (0, 0) where it was not asked for.
         local_views: what `ganomaly.local_head` looks at, each (B, K, side, side); none where there is no such head.
         appearance: what `ganomaly.global_head` compares images by, each (B, F_g); none where there is no such head.
     """
@@ -86,8 +87,14 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
-    def judge(self, x_bchw: Tensor) -> Judgement:
-        """Judge images (B, C, S, S) in [-1, 1], each independently of the others in ``eval()`` mode."""
+    def judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:
+        """Judge images (B, C, S, S) in [-1, 1], each independently of the others in ``eval()`` mode.
+
+        Args:
+            x_bchw: images.
+            second_pass: whether ``score_b`` and ``features_bf`` are wanted; a method with no other score ignores it.
+            views: whether ``local_views`` and ``appearance`` are wanted, if the method has them.
+        """
 
 
 def weighted_distance(

@@ -80,7 +80,7 @@ class EGBAD(Model):
             adversarial=discriminator_loss(generated_b, encoded_b),  # the labels exchanged
         )
 
-    def judge(self, x_bchw: Tensor) -> Judgement:
+    def judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:  # noqa: ARG002
         """Distance to G(E(x)) in pixels and in the features of D, with the same code E(x) beside both images."""
         z_bd = self.encoder(x_bchw)
         x_hat_bchw = self.generator(z_bd)

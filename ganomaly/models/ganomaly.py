@@ -62,17 +62,24 @@ class GANomaly(Model):
             encoder=encoder_loss(fake.z_bd, fake.z_hat_bd),
         )
 
-    def judge(self, x_bchw: Tensor) -> Judgement:
-        """The latent distance (equation 6), the reconstruction, and what the scores of this package look at."""
+    def judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:
+        """The latent distance (equation 6), the reconstruction, and what the scores of this package look at.
+
+        The second encoder runs only for the second pass, the discriminator only for the views.
+        """
         encoded = self.generator.encoder.pyramid.activations(x_bchw)
-        z_bd = self.generator.encoder.to_latent(encoded[-1]).flatten(1)
+        z_bd = self.generator.encoder.last_step(encoded[-1])
         x_hat_bchw = self.generator.decoder(z_bd)
-        z_hat_bd = self.generator.second_encoder(x_hat_bchw)
-        discriminated = self.discriminator.pyramid.activations(x_bchw)
-        return Judgement(
-            paper_score(z_bd, z_hat_bd),
-            x_hat_bchw,
-            describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd),
-            local_views(x_bchw, x_hat_bchw, encoded[1]),
-            appearance(x_bchw, x_hat_bchw, z_bd, encoded[1:3], discriminated[1:3]),
-        )
+        judged = Judgement(x_bchw.new_empty(0), x_hat_bchw, x_bchw.new_empty(0, 0))
+        if second_pass:
+            z_hat_bd = self.generator.second_encoder(x_hat_bchw)
+            features_bf = describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd)
+            judged = judged._replace(score_b=paper_score(z_bd, z_hat_bd), features_bf=features_bf)
+        if views:
+            seen = [layer_bchw.float() for layer_bchw in encoded[1:3]]
+            discriminated = [layer_bchw.float() for layer_bchw in self.discriminator.pyramid.activations(x_bchw, 3)[1:]]
+            judged = judged._replace(
+                local_views=local_views(x_bchw, x_hat_bchw, seen[0]),
+                appearance=appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated),
+            )
+        return judged

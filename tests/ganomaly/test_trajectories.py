@@ -38,7 +38,7 @@ def record(kind: str) -> dict[str, list[dict[str, float]] | list[float]]:
         {
             "recipe": {"size_px": 32},
             "model": {"kind": kind, "search_steps": 20},
-            "network": {"features": 8, "latent_size": 16},
+            "network": {"features": 8, "latent_size": 16, "precision": "fp32"},
             "training": {"epochs": 2, "batch_size": 16, "seed": 7},
             "score": {"method": "paper"},
         }
