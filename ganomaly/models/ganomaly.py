@@ -74,5 +74,5 @@ class GANomaly(Model):
             x_hat_bchw,
             describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd),
             local_views(x_bchw, x_hat_bchw, encoded[1]),
-            appearance(x_bchw, x_hat_bchw, z_bd, encoded[1:3], discriminated[1:3]),
+            appearance(x_bchw, x_hat_bchw, z_bd, encoded[:3], discriminated[:3]),
         )
