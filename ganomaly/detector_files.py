@@ -23,9 +23,10 @@ from torch import Tensor
 from ganomaly.errors import DetectorFileError
 
 FORMAT_VERSION = 4
-"""2: a model of another kind than GANomaly, and a limit with confidence; 3: local and global head; 4: precision.
+"""2: a model of another kind than GANomaly, and a limit with confidence; 3: local and global head; 4: another
+global head, and precision.
 
-Older formats are read as detectors without what came later.
+Older formats are read as detectors without what came later, those of format 3 with the global head of their time.
 """
 DESCRIPTION_FILE = "detector.json"
 WEIGHTS_FILE = "weights.safetensors"

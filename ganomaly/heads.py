@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganomaly.fusion import Fusion
-from ganomaly.global_head import GROUPS, NearestNeighbours
+from ganomaly.global_head import FORMAT_3_GROUPS, GROUPS, NearestNeighbours
 from ganomaly.local_head import VIEWS, LocationGaussian, LocationMoments, image_scores, location_map
 from ganomaly.models.base import Judgement
 
@@ -53,7 +53,7 @@ class Heads:
         for name, view in zip(VIEWS, self.local, strict=True):
             arrays[f"local.{name}.mean"] = view.mean_l1k.cpu().numpy()
             arrays[f"local.{name}.root"] = view.root_lkk.cpu().numpy()
-        for name, kept in zip(GROUPS, self.neighbours.kept, strict=True):
+        for name, kept in zip(self.neighbours.groups, self.neighbours.kept, strict=True):
             arrays[f"global.{name}.kept"] = kept.cpu().numpy()
         return arrays
 
@@ -71,9 +71,10 @@ class Heads:
         """
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         local = tuple(LocationGaussian(tensors[f"local.{v}.mean"], tensors[f"local.{v}.root"]) for v in VIEWS)
-        kept = tuple(tensors[f"global.{g}.kept"] for g in GROUPS)
+        groups = FORMAT_3_GROUPS if "global.discriminator.kept" in arrays else GROUPS
+        kept = tuple(tensors[f"global.{g}.kept"] for g in groups)
         fusion = Fusion(arrays["fusion.centre"], arrays["fusion.spread"])
-        return cls(local, NearestNeighbours(kept), fusion)
+        return cls(local, NearestNeighbours(kept, groups), fusion)
 
 
 class HeadsFitting:
@@ -87,7 +88,7 @@ class HeadsFitting:
     def __init__(self) -> None:
         self._moments = tuple(LocationMoments() for _ in VIEWS)
         self._of_folds = [tuple(LocationMoments() for _ in VIEWS) for _ in range(FOLDS)]
-        self._groups: list[tuple[Tensor, ...]] = []
+        self._appearances: list[dict[str, Tensor]] = []
         self._folds: list[NDArray[np.int_]] = []
 
     def add(self, judged: Judgement, fold_b: NDArray[np.int_]) -> None:
@@ -100,18 +101,18 @@ class HeadsFitting:
                 continue
             for moments, view_bkhw in zip(of_fold, judged.local_views, strict=True):
                 moments.add(view_bkhw[inside])
-        self._groups.append(tuple(group_bf.cpu() for group_bf in judged.appearance))
+        self._appearances.append({name: judged.appearance[name].cpu() for name in GROUPS})
         self._folds.append(fold_b)
 
     def heads(self, folds: Iterable[Iterable[Judgement]]) -> Heads:
         """The heads, fitted on all images; given the images of each fold once more, batch by batch."""
-        groups = tuple(torch.cat(group) for group in zip(*self._groups, strict=True))
+        groups = {name: torch.cat([features[name] for features in self._appearances]) for name in GROUPS}
         fold_n = torch.from_numpy(np.concatenate(self._folds))
         held_out: list[tuple[Tensor, ...]] = []
         for fold, judgements in enumerate(folds):
             pairs = zip(self._moments, self._of_folds[fold], strict=True)
             local = tuple(everything.without(part).gaussian() for everything, part in pairs)
-            neighbours = NearestNeighbours.fit([group[fold_n != fold] for group in groups])
+            neighbours = NearestNeighbours.fit({name: group_nf[fold_n != fold] for name, group_nf in groups.items()})
             held_out += [_examine(local, neighbours, judged, None)[:2] for judged in judgements]
         local = tuple(moments.gaussian() for moments in self._moments)
         distances = (torch.cat(column).cpu().numpy() for column in zip(*held_out, strict=True))

@@ -8,6 +8,7 @@ import numpy as np
 
 from ganomaly.calibration import Calibration
 from ganomaly.detector import Detector, ImageScore, pick_device
+from ganomaly.precision import Precision
 from tasks.archive import Archive
 from tasks.audit import open_registry
 from tasks.errors import OperatingError
@@ -16,11 +17,12 @@ from tasks.listing import ListedImage
 from tasks.model_registry import model_name
 from tasks.report_store import ScoringRun, StoredImage, StoredScore
 
-TOLERANCE = 1e-4
-"""Largest relative difference of two raw scores that count as equal.
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.03}
+"""Largest relative difference of two raw scores that count as equal, by what the networks compute in.
 
-The networks compute in float32 (6e-8). The same machine repeats itself to about 1e-6; another processor or a GPU adds
-in another order. A changed image, weight or limit moves scores by far more than this.
+The same machine repeats itself to about 1e-6. Another processor or a GPU adds in another order: with a processor that
+has no AVX-512 or no bfloat16, fused scores moved by up to 5e-5 (fp32) and 2e-3 (bf16), Gaussian scores by 0.025 (bf16).
+A changed image, weight or limit moves scores by more than this.
 """
 CHUNK = 128
 THREADS = 8
@@ -63,7 +65,7 @@ class Verification:
         run: as it is recorded.
         seed: that drew the sample.
         device: that recomputed it.
-        tolerance: see `TOLERANCE`.
+        tolerance: see `TOLERANCES`.
         images: the sample, by key.
     """
 
@@ -116,7 +118,7 @@ def verify_run(archive: Archive, run_id: str, n: int, seed: int, device: str) ->
         for chunk in in_chunks(records, CHUNK)
         for image in _recompute(archive, detector, [judged[record.id] for record in chunk], chunk)
     ]
-    return Verification(run, seed, str(detector.device), TOLERANCE, tuple(images))
+    return Verification(run, seed, str(detector.device), TOLERANCES[detector.precision], tuple(images))
 
 
 def _find_run(archive: Archive, run_id: str) -> ScoringRun:
@@ -157,7 +159,7 @@ def _recompute(
     listed = [
         ListedImage(i.key, i.etag, i.part, i.view, i.production_date, i.captured_at, i.size_bytes) for i in records
     ]
-    config, calibration = detector.config, detector.calibration
+    config, calibration, tolerance = detector.config, detector.calibration, TOLERANCES[detector.precision]
     assert calibration is not None
     found = list(fetch_images(archive.objects, listed, config.recipe, config.quality, threads=THREADS))
     outcomes = [_without_score(*each) for each in zip(chunk, records, found, strict=True)]
@@ -166,7 +168,8 @@ def _recompute(
     fetched = np.array([isinstance(image, FetchedImage) for image in found], dtype=bool)
     scores = iter(detector.score_prepared(detector.stack(prepared, to_score[fetched])))
     return [
-        outcome or compare(stored, next(scores), calibration) for stored, outcome in zip(chunk, outcomes, strict=True)
+        outcome or compare(stored, next(scores), calibration, tolerance)
+        for stored, outcome in zip(chunk, outcomes, strict=True)
     ]
 
 
@@ -185,16 +188,16 @@ def _record_of(archive: Archive, stored: StoredScore) -> StoredImage:
     return next(i for i in archive.store.find_images(stored.key, stored.line) if i.id == stored.image_id)
 
 
-def compare(stored: StoredScore, score: ImageScore, calibration: Calibration) -> Recomputed:
+def compare(stored: StoredScore, score: ImageScore, calibration: Calibration, tolerance: float) -> Recomputed:
     """Compare a stored judgement with a recomputed one.
 
-    Raw scores may differ by `TOLERANCE`. The p-value and the normalised score must be ones that some raw score within
+    Raw scores may differ by the tolerance, relatively. The p-value and the normalised score must be ones that some raw score within
     the tolerance has; the verdict must be equal, unless the reject limit itself lies within the tolerance.
     """
     difference = abs(score.raw - stored.raw_score) / max(abs(score.raw), abs(stored.raw_score), 1e-12)
-    around = [score.raw * (1 - TOLERANCE), score.raw * (1 + TOLERANCE)]
+    around = [score.raw * (1 - tolerance), score.raw * (1 + tolerance)]
     wrong = []
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         wrong.append(f"raw score {stored.raw_score:.6g} stored, {score.raw:.6g} recomputed")
     high_p, low_p = calibration.p_value(around)
     if not low_p - _ROUNDING <= stored.p_value <= high_p + _ROUNDING:

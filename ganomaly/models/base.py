@@ -1,6 +1,8 @@
 """What training and detector need of a method: the losses of one step, and what it says about an image."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
@@ -44,14 +46,14 @@ class Judgement(NamedTuple):
         features_bf: (B, F), what a Gaussian can be fitted on; F = 0 where the method's own score is all there is;
             (0, 0) where it was not asked for.
         local_views: what `ganomaly.local_head` looks at, each (B, K, side, side); none where there is no such head.
-        appearance: what `ganomaly.global_head` compares images by, each (B, F_g); none where there is no such head.
+        appearance: what `ganomaly.global_head` compares images by, (B, F_g) by name; none where there is no such head.
     """
 
     score_b: Tensor
     x_hat_bchw: Tensor
     features_bf: Tensor
     local_views: tuple[Tensor, ...] = ()
-    appearance: tuple[Tensor, ...] = ()
+    appearance: Mapping[str, Tensor] = MappingProxyType({})
 
     def first(self, n: int) -> "Judgement":
         """The same of the first n images."""
@@ -60,7 +62,7 @@ class Judgement(NamedTuple):
             self.x_hat_bchw[:n],
             self.features_bf[:n],
             tuple(view[:n] for view in self.local_views),
-            tuple(group[:n] for group in self.appearance),
+            {name: group[:n] for name, group in self.appearance.items()},
         )
 
 

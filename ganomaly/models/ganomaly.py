@@ -76,10 +76,10 @@ class GANomaly(Model):
             features_bf = describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd)
             judged = judged._replace(score_b=paper_score(z_bd, z_hat_bd), features_bf=features_bf)
         if views:
-            seen = [layer_bchw.float() for layer_bchw in encoded[1:3]]
-            discriminated = [layer_bchw.float() for layer_bchw in self.discriminator.pyramid.activations(x_bchw, 3)[1:]]
+            seen = [layer_bchw.float() for layer_bchw in encoded[:3]]
+            discriminated = [layer_bchw.float() for layer_bchw in self.discriminator.pyramid.activations(x_bchw, 3)]
             judged = judged._replace(
-                local_views=local_views(x_bchw, x_hat_bchw, seen[0]),
+                local_views=local_views(x_bchw, x_hat_bchw, seen[1]),
                 appearance=appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated),
             )
         return judged

@@ -8,7 +8,7 @@ import torch
 
 from ganomaly import Detector, DetectorConfig
 from ganomaly.fusion import Fusion
-from ganomaly.global_head import MAX_KEPT, NEIGHBOURS, NearestNeighbours, appearance
+from ganomaly.global_head import FORMAT_3_GROUPS, GROUPS, MAX_KEPT, NearestNeighbours, appearance
 from ganomaly.heads import Heads
 from ganomaly.local_head import VIEWS, LocationMoments, image_scores, local_views, location_map
 
@@ -87,27 +87,36 @@ def test_neighbours_are_near_in_any_cluster() -> None:
     """With two kinds of good part, what lies between them would pass for normal."""
     rng = np.random.default_rng(0)
     kinds = np.concatenate([rng.normal(-5, 0.1, (50, 2)), rng.normal(5, 0.1, (50, 2))]).astype(np.float32)
-    neighbours = NearestNeighbours.fit([torch.from_numpy(kinds), torch.zeros(100, 1)])
+    neighbours = NearestNeighbours.fit(
+        {"place": torch.from_numpy(kinds), "still": torch.zeros(100, 1)}, {"place": 5, "still": 1}
+    )
     found = neighbours.distances(
-        [torch.tensor([[-5.0, -5.0], [0.0, 0.0], [5.0, 5.0]]), torch.tensor([[0.0], [1.0], [0.0]])]
+        {
+            "place": torch.tensor([[-5.0, -5.0], [0.0, 0.0], [5.0, 5.0]]),
+            "still": torch.tensor([[0.0], [1.0], [0.0]]),
+            "not compared": torch.zeros(3, 1),
+        }
     )
     assert found.shape == (3, 2)
     assert found[1, 0] > 20 * max(found[0, 0], found[2, 0])
     assert found[:, 1].tolist() == [0, 1, 0]
-    by_hand = np.sort(np.linalg.norm(kinds - np.float32([5, 5]), axis=1))[:NEIGHBOURS].mean()
-    assert found[2, 0] == pytest.approx(by_hand, rel=1e-2)
+    by_hand = np.sort(np.linalg.norm(kinds - np.float32([5, 5]), axis=1))
+    assert found[2, 0] == pytest.approx(by_hand[:5].mean(), rel=1e-2)
 
 
 def test_what_is_kept_is_bounded() -> None:
     """The model of a line with a million images would be as large as its images."""
-    assert len(NearestNeighbours.fit([torch.zeros(3 * MAX_KEPT + 1, 2)]).kept[0]) <= MAX_KEPT
+    images = {"image": torch.zeros(3 * MAX_KEPT + 1, 2)}
+    assert len(NearestNeighbours.fit(images, {"image": 1}).kept[0]) <= MAX_KEPT
 
 
 def test_appearance_of_an_image_of_one_grey_level_is_finite() -> None:
     """A blank image would score not a number."""
     x = torch.full((2, 1, 32, 32), 0.3)
-    groups = appearance(x, x, torch.zeros(2, 5), [torch.zeros(2, 4, 8, 8)], [torch.zeros(2, 4, 8, 8)])
-    assert all(torch.isfinite(group).all() for group in groups)
+    layers = [torch.zeros(2, 4, side, side) for side in (16, 8, 4)]
+    features = appearance(x, x, torch.zeros(2, 5), layers, layers)
+    assert all(torch.isfinite(group).all() for group in features.values())
+    assert set(features) == {*GROUPS, *FORMAT_3_GROUPS}
 
 
 def test_the_more_alarmed_head_decides_and_a_restless_one_must_shout() -> None:
@@ -139,6 +148,22 @@ def test_heads_are_saved_and_loaded(trained: Detector, tmp_path: Path) -> None:
     loaded = Detector.load(tmp_path / "model", device="cpu").raw_scores_by_method(pixels)
     for name, scores in trained.raw_scores_by_method(pixels).items():
         np.testing.assert_array_equal(loaded[name], scores)
+
+
+def test_heads_of_format_3_keep_their_groups(trained: Detector) -> None:
+    """A detector that was saved before the groups changed would be measured against units of other distances."""
+    assert trained.heads is not None
+    x = torch.rand(9, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        judged = trained.model.judge(x)
+    fusion = Fusion.fit(np.ones((4, len(VIEWS))), np.ones((4, len(FORMAT_3_GROUPS))))
+    old = Heads(trained.heads.local, NearestNeighbours.fit(judged.appearance, FORMAT_3_GROUPS), fusion)
+    restored = Heads.from_arrays(old.to_arrays())
+    assert restored.neighbours.groups == FORMAT_3_GROUPS
+    _, global_bg, _ = restored.examine(judged)
+    discriminator_bf = judged.appearance["discriminator"]
+    by_hand = torch.cdist(discriminator_bf, discriminator_bf).sort(1).values[:, :5].mean(1)
+    torch.testing.assert_close(global_bg[:, -1], by_hand, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["fused", "local", "global", "gaussian", "paper"])

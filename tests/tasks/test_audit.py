@@ -21,7 +21,7 @@ from ganomaly.detector import ImageScore
 from tasks.accounting import RunCounts
 from tasks.object_store import ObjectStore
 from tasks.report_store import FailureRecord, ImageRecord, JudgedImage, ReportStore, ScoreRecord, StoredScore
-from tasks.verify import TOLERANCE, compare
+from tasks.verify import TOLERANCES, compare
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = date(2026, 3, 9)
@@ -198,6 +198,7 @@ def test_a_finding_belongs_to_the_worst_view_in_its_newest_form(store: ReportSto
     assert "give --who NAME" in inspection("review", "plates", "p1", "--finding", "good", "--who", " ", code=1).stderr
 
 
+TOLERANCE = TOLERANCES["fp32"]
 CALIBRATION = Calibration(np.linspace(1.0, 2.0, 39), 0.05)
 
 
@@ -233,7 +234,7 @@ def recomputed(raw: float) -> ImageScore:
 @pytest.mark.parametrize("factor", [1.0, 1 + TOLERANCE / 2, 1 - TOLERANCE / 2])
 def test_another_machine_may_round_otherwise(raw: float, factor: float) -> None:
     """Broken if a p-value or a verdict that tips over at a calibration score is taken for a changed score."""
-    assert compare(stored(raw), recomputed(raw * factor), CALIBRATION).outcome == "equal"
+    assert compare(stored(raw), recomputed(raw * factor), CALIBRATION, TOLERANCE).outcome == "equal"
 
 
 @pytest.mark.parametrize(
@@ -248,6 +249,6 @@ def test_another_machine_may_round_otherwise(raw: float, factor: float) -> None:
 )
 def test_a_changed_record_is_found(row: StoredScore, problem: str) -> None:
     """Broken if somebody can change a score, a p-value or a verdict in the database without `verify` noticing."""
-    found = compare(row, recomputed(1.5), CALIBRATION)
+    found = compare(row, recomputed(1.5), CALIBRATION, TOLERANCE)
     assert found.outcome == "different"
     assert problem in found.detail
