@@ -110,7 +110,7 @@ class Trainer:
 
     def _adam(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Adam:
         device, betas = parameters[0].device, (self.config.beta1, self.config.beta2)
-        return torch.optim.Adam(parameters, self.config.learning_rate, betas, fused=device.type in ("cpu", "cuda"))
+        return torch.optim.Adam(parameters, self.config.learning_rate, betas, fused=device.type == "cuda")
 
     def step(self, x_bchw: Tensor) -> Tensor:
         """Update both players on one batch, each by the gradient of its own loss.
@@ -154,7 +154,9 @@ class Trainer:
         optimiser: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], gradients: tuple[Tensor, ...]
     ) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # the fused Adam walks through memory: a gradient in another layout would go to the wrong weights
+            same_layout = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if same_layout else torch.empty_like(parameter).copy_(gradient)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

@@ -191,8 +191,8 @@ def _record_of(archive: Archive, stored: StoredScore) -> StoredImage:
 def compare(stored: StoredScore, score: ImageScore, calibration: Calibration, tolerance: float) -> Recomputed:
     """Compare a stored judgement with a recomputed one.
 
-    Raw scores may differ by the tolerance, relatively. The p-value and the normalised score must be ones that some raw score within
-    the tolerance has; the verdict must be equal, unless the reject limit itself lies within the tolerance.
+    Raw scores may differ by the tolerance, relatively. The p-value and the normalised score must be ones that some raw
+    score within the tolerance has; the verdict must be equal, unless the reject limit itself lies within the tolerance.
     """
     difference = abs(score.raw - stored.raw_score) / max(abs(score.raw), abs(stored.raw_score), 1e-12)
     around = [score.raw * (1 - tolerance), score.raw * (1 + tolerance)]
