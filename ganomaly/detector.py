@@ -14,6 +14,7 @@ from ganomaly.calibration import Calibration
 from ganomaly.config import DetectorConfig
 from ganomaly.detector_files import SavedDetector, read_files, write_files
 from ganomaly.errors import DetectorFileError
+from ganomaly.global_head import GROUPS
 from ganomaly.heads import FOLDS, UNSAMPLED, Heads, HeadsFitting
 from ganomaly.heatmap import HeatMapStatistics, smooth
 from ganomaly.models import Judgement, Model, build_model
@@ -299,7 +300,8 @@ class Detector:
         if self._folded is None:
             self._folded = folded(self.model)
         with arithmetic(self.precision, self.device):
-            return self._folded.judge(x_bchw, second_pass=second_pass, views=views)
+            groups = GROUPS if self.heads is None else self.heads.neighbours.groups
+            return self._folded.judge(x_bchw, second_pass=second_pass, views=views, groups=tuple(groups))
 
     def save(self, folder: str | Path) -> None:
         """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.detector_files`.

@@ -5,7 +5,7 @@ images are distributed: nine kinds of digit or ten modules of solar cells are ma
 call the space between them normal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -32,7 +32,12 @@ MAX_KEPT = 8192
 
 
 def appearance(
-    x_bchw: Tensor, x_hat_bchw: Tensor, z_bd: Tensor, encoded: Sequence[Tensor], discriminated: Sequence[Tensor]
+    x_bchw: Tensor,
+    x_hat_bchw: Tensor,
+    z_bd: Tensor,
+    encoded: Sequence[Tensor],
+    discriminated: Sequence[Tensor],
+    groups: Collection[str] = tuple(GROUPS),
 ) -> dict[str, Tensor]:
     """What the head compares images by, groups of features by name, each (B, F_g).
 
@@ -47,23 +52,36 @@ def appearance(
         x_hat_bchw: their reconstructions.
         z_bd: their latent vectors.
         encoded: the first three layers of G_E.
-        discriminated: the first three layers of D.
+        discriminated: the first `discriminator_layers` of D.
+        groups: which groups are wanted.
     """
     image_bf = F.adaptive_avg_pool2d(x_bchw, IMAGE_SIDE).flatten(1)
     image_bf = F.normalize(image_bf - image_bf.mean(1, keepdim=True), dim=1, eps=1e-3)
+    layers = {
+        "encoder_first": encoded[:1],
+        "encoder": encoded[1:],
+        "discriminator_first": discriminated[:1],
+        "discriminator": discriminated[1:],
+    }
     return {
         "image": image_bf,
         "latent": z_bd,
         "residual": mean_residual(x_bchw, x_hat_bchw),
-        "encoder_first": _channels(encoded[:1]),
-        "encoder": _channels(encoded[1:]),
-        "discriminator_first": _channels(discriminated[:1]),
-        "discriminator": _channels(discriminated[1:]),
+        **{name: _channels(layers[name]) for name in groups if name in layers},
     }
 
 
+def discriminator_layers(groups: Collection[str]) -> int:
+    """How many layers of D these groups look at."""
+    return 3 if "discriminator" in groups else 1
+
+
 def _channels(layers: Sequence[Tensor]) -> Tensor:
-    figures = [figure for a in layers for figure in (a.mean((2, 3)), a.flatten(2).std(2, correction=0))]
+    figures = []
+    for layer_bchw in layers:
+        mean_bc11 = layer_bchw.mean((2, 3), keepdim=True)
+        # not std(): it takes ten times as long where channels lie last in memory
+        figures += [mean_bc11.flatten(1), (layer_bchw - mean_bc11).square().mean((2, 3)).sqrt()]
     return torch.cat(figures, dim=1)
 
 

@@ -1,13 +1,15 @@
 """What training and detector need of a method: the losses of one step, and what it says about an image."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+
+from ganomaly.global_head import GROUPS
 
 
 class ModelConfig(BaseModel):
@@ -89,13 +91,16 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
-    def judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:
+    def judge(
+        self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True, groups: Collection[str] = tuple(GROUPS)
+    ) -> Judgement:
         """Judge images (B, C, S, S) in [-1, 1], each independently of the others in ``eval()`` mode.
 
         Args:
             x_bchw: images.
             second_pass: whether ``score_b`` and ``features_bf`` are wanted; a method with no other score ignores it.
             views: whether ``local_views`` and ``appearance`` are wanted, if the method has them.
+            groups: which groups of ``appearance``.
         """
 
 

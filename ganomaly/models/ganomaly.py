@@ -3,12 +3,13 @@
 An image that looks normal comes back from the decoder as it was, and its second latent vector equals the first.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ganomaly.global_head import appearance
+from ganomaly.global_head import GROUPS, appearance, discriminator_layers
 from ganomaly.local_head import local_views
 from ganomaly.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss
 from ganomaly.models.base import Judgement, Losses, Model
@@ -62,7 +63,9 @@ class GANomaly(Model):
             encoder=encoder_loss(fake.z_bd, fake.z_hat_bd),
         )
 
-    def judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:
+    def judge(
+        self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True, groups: Collection[str] = tuple(GROUPS)
+    ) -> Judgement:
         """The latent distance (equation 6), the reconstruction, and what the scores of this package look at.
 
         The second encoder runs only for the second pass, the discriminator only for the views.
@@ -77,9 +80,10 @@ class GANomaly(Model):
             judged = judged._replace(score_b=paper_score(z_bd, z_hat_bd), features_bf=features_bf)
         if views:
             seen = [layer_bchw.float() for layer_bchw in encoded[:3]]
-            discriminated = [layer_bchw.float() for layer_bchw in self.discriminator.pyramid.activations(x_bchw, 3)]
+            layers = self.discriminator.pyramid.activations(x_bchw, discriminator_layers(groups))
+            discriminated = [layer_bchw.float() for layer_bchw in layers]
             judged = judged._replace(
                 local_views=local_views(x_bchw, x_hat_bchw, seen[1]),
-                appearance=appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated),
+                appearance=appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated, groups),
             )
         return judged

@@ -114,7 +114,7 @@ def test_appearance_of_an_image_of_one_grey_level_is_finite() -> None:
     """A blank image would score not a number."""
     x = torch.full((2, 1, 32, 32), 0.3)
     layers = [torch.zeros(2, 4, side, side) for side in (16, 8, 4)]
-    features = appearance(x, x, torch.zeros(2, 5), layers, layers)
+    features = appearance(x, x, torch.zeros(2, 5), layers, layers, {*GROUPS, *FORMAT_3_GROUPS})
     assert all(torch.isfinite(group).all() for group in features.values())
     assert set(features) == {*GROUPS, *FORMAT_3_GROUPS}
 
@@ -155,7 +155,7 @@ def test_heads_of_format_3_keep_their_groups(trained: Detector) -> None:
     assert trained.heads is not None
     x = torch.rand(9, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        judged = trained.model.judge(x)
+        judged = trained.model.judge(x, groups=tuple(FORMAT_3_GROUPS))
     fusion = Fusion.fit(np.ones((4, len(VIEWS))), np.ones((4, len(FORMAT_3_GROUPS))))
     old = Heads(trained.heads.local, NearestNeighbours.fit(judged.appearance, FORMAT_3_GROUPS), fusion)
     restored = Heads.from_arrays(old.to_arrays())
