@@ -15,6 +15,7 @@ from socket import create_server
 from threading import Thread
 
 import pytest
+from botocore.utils import parse_timestamp
 
 from infra.local_s3 import LocalS3
 from tasks import object_store
@@ -137,6 +138,22 @@ def test_a_listing_of_several_pages_is_complete(bucket: ObjectStore) -> None:
     bucket.put("many-others/1.png", b"x", "image/png")
     assert [found.key for found in bucket.list_objects("many/")] == keys
     assert list(bucket.list_objects("nothing/")) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-03-02T10:00:00.123Z", "2026-03-02T10:00:00Z", "Mon, 02 Mar 2026 10:00:00 GMT", "1772445600"]
+)
+def test_times_are_read_as_botocore_reads_them(text: str) -> None:
+    """An image would be recorded at another time than the bucket's, or only on servers that write it our way."""
+    assert object_store._parse_time(text) == parse_timestamp(text)
+    assert object_store._parse_time(text).utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("text", ["2026-03-02Tx0:00:00Z", "Mon, 02 Ma"])
+def test_half_a_time_is_none(text: str) -> None:
+    """An answer that broke off would count as a whole one."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        object_store._parse_time(text)
 
 
 def test_many_threads_share_a_store(bucket: ObjectStore) -> None:
