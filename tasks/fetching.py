@@ -2,8 +2,11 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+import cv2
 
 from ganomaly.preparation import Prepared, prepare_image
 from ganomaly.quality import QualityGate
@@ -11,7 +14,7 @@ from ganomaly.recipe import Recipe
 from tasks.listing import ListedImage
 from tasks.object_store import ObjectStore, ObjectStoreError
 
-CHUNK_BYTES = 500_000_000
+CHUNK_BYTES = 250_000_000  # two chunks are in memory at once: one is scored, the next one fetched
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,40 @@ class FailedImage:
     detail: str
 
 
+@contextmanager
+def fetch_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that fetch and prepare images. OpenCV's own threads are off meanwhile: each image has one already."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+            yield pool
+    finally:
+        cv2.setNumThreads(before)
+
+
 def fetch_images(
     objects: ObjectStore, images: Sequence[ListedImage], recipe: Recipe, gate: QualityGate, *, threads: int
 ) -> Iterator[FetchedImage | FailedImage]:
     """Fetch and prepare images in their order, several at a time; nothing that is wrong with one is raised."""
+    with fetch_pool(threads) as pool:
+        yield from fetch_with(pool, objects, images, recipe, gate)
+
+
+def fetch_with(
+    pool: Executor, objects: ObjectStore, images: Sequence[ListedImage], recipe: Recipe, gate: QualityGate
+) -> Iterator[FetchedImage | FailedImage]:
+    """`fetch_images` in the threads of a `fetch_pool` that outlives the chunk."""
 
     def fetch(image: ListedImage) -> FetchedImage | FailedImage:
         try:
-            data = objects.get(image.key, image.etag)
+            data = objects.get_listed(image.key, image.etag)
         except ObjectStoreError as error:
             return FailedImage(image, error.reason, str(error))
         prepared = prepare_image(data, recipe, gate)
         return FetchedImage(image, data, hashlib.sha256(data).hexdigest(), len(data), prepared)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
-        yield from pool.map(fetch, images)
+    yield from pool.map(fetch, images)
 
 
 def split_failed(

@@ -1,8 +1,9 @@
 """Record what a window's images are: fetch them, check that they are fit to judge, write one row for each."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from prefect import task
@@ -11,10 +12,11 @@ from prefect.logging import get_run_logger
 
 from tasks.accounting import IngestCounts
 from tasks.claims import INGEST, Claimed, claim, heartbeat
-from tasks.fetching import FetchedImage, fetch_images, in_chunks, split_failed
+from tasks.fetching import FailedImage, FetchedImage, fetch_pool, fetch_with, in_chunks, split_failed
 from tasks.listing import ListedImage, Listing
 from tasks.report_store import ImageRecord
 from tasks.stopping import finish_before_stopping
+from tasks.stream import in_stages
 from tasks.systems import Systems
 from tasks.window import Window
 
@@ -25,6 +27,12 @@ class IngestedShard:
 
     counts: IngestCounts
     held: tuple[ListedImage, ...]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    claimed: Claimed
+    results: tuple[FetchedImage | FailedImage, ...]
 
 
 @task(name="drop-recorded", cache_policy=NO_CACHE, persist_result=False)
@@ -50,14 +58,34 @@ def ingest_shard(systems: Systems, owner: str, images: Sequence[ListedImage], nu
     """Fetch, check and record images, chunk by chunk; one that cannot be fetched is named and left for the next run."""
     logger = get_run_logger()
     counts, held = IngestCounts(), []
-    for chunk in in_chunks(images, systems.line.scoring.chunk_size):
-        with finish_before_stopping():
-            claimed = _claim(systems, owner, chunk)
-            counts += _ingest_chunk(systems, owner, claimed.mine)
-        counts += IngestCounts(already_recorded=len(claimed.finished))
-        held += claimed.held
-        logger.info("shard %s: %d of %d images checked", number, counts.accounted, len(images))
+    chunks = in_chunks(images, systems.line.scoring.chunk_size)
+    with finish_before_stopping() as is_stopping, fetch_pool(systems.line.scoring.fetch_threads) as pool:
+        committed = in_stages(
+            chunks,
+            lambda chunk: _fetch_chunk(systems, owner, chunk, pool),
+            lambda chunk: chunk,
+            lambda chunk: (chunk.claimed, *_commit_chunk(systems, owner, chunk)),
+            is_stopping=is_stopping,
+            abandon=lambda: pool.shutdown(wait=False, cancel_futures=True),
+        )
+        for claimed, recorded, failed in committed:
+            for failure in failed:
+                logger.warning("%r %s: %s", failure.image.key, failure.reason, failure.detail)
+            counts += recorded + IngestCounts(already_recorded=len(claimed.finished))
+            held += claimed.held
+            logger.info("shard %s: %d of %d images checked", number, counts.accounted, len(images))
     return IngestedShard(counts, tuple(held))
+
+
+def _fetch_chunk(systems: Systems, owner: str, chunk: Sequence[ListedImage], pool: Executor) -> _Chunk:
+    line = systems.line
+    claimed = _claim(systems, owner, chunk)
+    results = fetch_with(pool, systems.objects, claimed.mine, line.recipe, line.quality)
+    return _Chunk(claimed, tuple(_without_bytes(result) for result in results))
+
+
+def _without_bytes(result: FetchedImage | FailedImage) -> FetchedImage | FailedImage:
+    return replace(result, data=b"") if isinstance(result, FetchedImage) else result
 
 
 def _claim(systems: Systems, owner: str, chunk: Sequence[ListedImage]) -> Claimed:
@@ -65,16 +93,14 @@ def _claim(systems: Systems, owner: str, chunk: Sequence[ListedImage]) -> Claime
     return claim(store, owner, line, INGEST, chunk, lambda pairs: store.known_among(line, pairs))
 
 
-def _ingest_chunk(systems: Systems, owner: str, chunk: Sequence[ListedImage]) -> IngestCounts:
-    line = systems.line
-    results = fetch_images(systems.objects, chunk, line.recipe, line.quality, threads=line.scoring.fetch_threads)
-    fetched, failed = split_failed(results)
-    systems.store.commit_images(owner, line.line, [image_record(found) for found in fetched])
-    systems.store.release_images(owner, line.line, INGEST, [failure.image.identity for failure in failed])
-    for failure in failed:
-        get_run_logger().warning("%r %s: %s", failure.image.key, failure.reason, failure.detail)
+def _commit_chunk(systems: Systems, owner: str, chunk: _Chunk) -> tuple[IngestCounts, list[FailedImage]]:
+    line = systems.line.line
+    fetched, failed = split_failed(chunk.results)
+    systems.store.commit_images(owner, line, [image_record(found) for found in fetched])
+    if failed:
+        systems.store.release_images(owner, line, INGEST, [failure.image.identity for failure in failed])
     usable = sum(found.prepared.usable for found in fetched)
-    return IngestCounts(recorded=usable, unusable=len(fetched) - usable, failed=len(failed))
+    return IngestCounts(recorded=usable, unusable=len(fetched) - usable, failed=len(failed)), failed
 
 
 def image_record(found: FetchedImage) -> ImageRecord:

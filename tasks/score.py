@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from ganomaly.heatmap import draw_overlay
 from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
 from tasks.claims import Claimed, claim, scoring_by
-from tasks.fetching import FailedImage, FetchedImage, fetch_images, in_chunks, split_failed
+from tasks.fetching import FailedImage, FetchedImage, fetch_pool, fetch_with, in_chunks, split_failed
 from tasks.ingest import image_record
 from tasks.listing import ListedImage, Listing
 from tasks.model_registry import ModelRegistryError, ModelVersion, model_name
@@ -23,6 +24,7 @@ from tasks.object_store import ObjectStoreError
 from tasks.report_store import FailureRecord, JudgedImage, ScoreRecord, ScoringRun
 from tasks.retries import NETWORK_STEP
 from tasks.stopping import finish_before_stopping
+from tasks.stream import in_stages
 from tasks.systems import Systems
 from tasks.window import Window
 
@@ -79,10 +81,33 @@ class OpenRun:
 
 @dataclass(frozen=True)
 class Judged:
-    """One image with its score."""
+    """One image with its score, and its heat map (S, S) where it is flagged."""
 
     found: FetchedImage
     score: ImageScore
+    heat_ss: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FetchedChunk:
+    """What came of a chunk when it was claimed and fetched."""
+
+    size: int
+    held: tuple[ListedImage, ...]
+    finished: RunCounts
+    fetched: tuple[FetchedImage, ...]
+    failed: tuple[FailedImage, ...]
+
+
+@dataclass(frozen=True)
+class JudgedChunk:
+    """A chunk that is ready to be committed; only flagged images still have their bytes."""
+
+    size: int
+    held: tuple[ListedImage, ...]
+    finished: RunCounts
+    judged: tuple[Judged, ...]
+    failed: tuple[FailedImage, ...]
 
 
 @task(name="pin-model", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
@@ -122,21 +147,39 @@ def score_shard(
 ) -> list[ListedImage]:
     """Claim, fetch, check, score and commit images, chunk by chunk; what a kill leaves undone the next run finds.
 
-    The run's counts grow with each chunk. Gives the images that another live run works on.
+    The next chunk is fetched and the last one committed while one is scored. The run's counts grow with each chunk
+    that is committed. SIGTERM lets the chunk that is being scored come to its end; the claims on the next one fall with
+    the run's lease. Gives the images that another live run works on.
     """
     logger = get_run_logger()
     held: list[ListedImage] = []
     done = 0
-    for chunk in in_chunks(images, systems.line.scoring.chunk_size):
-        with finish_before_stopping():
-            claimed, verdicts = _claim(systems, model, run.row.id, chunk)
-            run.counts += _already_judged(verdicts)
-            if claimed.mine:
-                run.counts += _score_chunk(systems, model, run.row.id, claimed.mine)
-        held += claimed.held
-        done += len(chunk)
-        logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), run.counts.flagged)
+    chunks = in_chunks(images, systems.line.scoring.chunk_size)
+    with finish_before_stopping() as is_stopping, fetch_pool(systems.line.scoring.fetch_threads) as pool:
+        committed = in_stages(
+            chunks,
+            lambda chunk: _fetch_chunk(systems, model, run.row.id, chunk, pool),
+            lambda chunk: _judge_chunk(model.detector, chunk),
+            lambda chunk: _commit_chunk(systems, model, run, chunk),
+            is_stopping=is_stopping,
+            abandon=lambda: pool.shutdown(wait=False, cancel_futures=True),
+        )
+        for chunk in committed:
+            held += chunk.held
+            done += chunk.size
+            flagged = run.counts.flagged
+            logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), flagged)
     return held
+
+
+def _fetch_chunk(
+    systems: Systems, model: PinnedModel, run_id: str, chunk: Sequence[ListedImage], pool: Executor
+) -> FetchedChunk:
+    config = model.detector.config
+    claimed, verdicts = _claim(systems, model, run_id, chunk)
+    results = fetch_with(pool, systems.objects, claimed.mine, config.recipe, config.quality)
+    fetched, failed = split_failed(results)
+    return FetchedChunk(len(chunk), claimed.held, _already_judged(verdicts), tuple(fetched), tuple(failed))
 
 
 def _claim(
@@ -158,22 +201,24 @@ def _already_judged(verdicts: Collection[str]) -> RunCounts:
     return RunCounts(already_scored=len(verdicts) - unusable, unusable=unusable)
 
 
-def _score_chunk(systems: Systems, model: PinnedModel, run_id: str, chunk: Sequence[ListedImage]) -> RunCounts:
-    config = model.detector.config
-    threads = systems.line.scoring.fetch_threads
-    fetched, failed = split_failed(fetch_images(systems.objects, chunk, config.recipe, config.quality, threads=threads))
-    judged = _judge(model.detector, fetched)
-    overlays, without_overlay = _save_overlays(systems, model, judged)
-    failed += without_overlay
+def _judge_chunk(detector: Detector, chunk: FetchedChunk) -> JudgedChunk:
+    judged = _with_heat_maps(detector, _judge(detector, chunk.fetched))
+    return JudgedChunk(chunk.size, chunk.held, chunk.finished, tuple(judged), chunk.failed)
+
+
+def _commit_chunk(systems: Systems, model: PinnedModel, run: OpenRun, chunk: JudgedChunk) -> JudgedChunk:
+    overlays, without_overlay = _save_overlays(systems, model, chunk.judged)
+    failed = [*chunk.failed, *without_overlay]
     lacking = {failure.image.identity for failure in without_overlay}
-    judged = [one for one in judged if one.found.image.identity not in lacking]
+    judged = [one for one in chunk.judged if one.found.image.identity not in lacking]
     inserted = systems.store.commit_scores(
-        run_id,
+        run.row.id,
         model.work,
         [_as_row(one, overlays.get(one.found.image.identity)) for one in judged],
         [FailureRecord(f.image.key, f.image.etag, f.reason, f.detail) for f in failed],
     )
-    return _count(judged, inserted) + RunCounts(failed=len(failed))
+    run.counts += chunk.finished + _count(judged, inserted) + RunCounts(failed=len(failed))
+    return replace(chunk, judged=(), failed=())
 
 
 def _judge(detector: Detector, fetched: Sequence[FetchedImage]) -> list[Judged]:
@@ -218,6 +263,18 @@ def _count(judged: Sequence[Judged], inserted: Collection[tuple[str, str]]) -> R
     return counts
 
 
+def _with_heat_maps(detector: Detector, judged: Sequence[Judged]) -> list[Judged]:
+    """Add the heat maps of flagged images, and let go of the bytes of all others."""
+    flagged = [one.found.prepared for one in judged if one.score.verdict == "flagged"]
+    heats = iter(detector.heat_maps(detector.stack(flagged, np.ones(len(flagged), dtype=bool))) if flagged else ())
+    return [
+        replace(one, heat_ss=next(heats))
+        if one.score.verdict == "flagged"
+        else replace(one, found=replace(one.found, data=b""))
+        for one in judged
+    ]
+
+
 def _save_overlays(
     systems: Systems, model: PinnedModel, judged: Sequence[Judged]
 ) -> tuple[dict[tuple[str, str], str], list[FailedImage]]:
@@ -225,17 +282,15 @@ def _save_overlays(
 
     Gives the overlay's key by image, and the images whose overlay could not be written.
     """
-    flagged = [one.found for one in judged if one.score.verdict == "flagged"]
-    if not flagged:
-        return {}, []
-    prepared = [found.prepared for found in flagged]
-    heats = model.detector.heat_maps(model.detector.stack(prepared, np.ones(len(prepared), dtype=bool)))
     keys: dict[tuple[str, str], str] = {}
     failed: list[FailedImage] = []
-    for found, heat in zip(flagged, heats, strict=True):
+    for one in judged:
+        found = one.found
+        if one.heat_ss is None:
+            continue
         key = overlay_key(systems.line.line, model, found.image)
         try:
-            systems.objects.put(key, overlay_jpeg(model.detector, found.data, heat), "image/jpeg")
+            systems.objects.put(key, overlay_jpeg(model.detector, found.data, one.heat_ss), "image/jpeg")
         except ObjectStoreError as error:
             failed.append(FailedImage(found.image, OVERLAY_FAILED, str(error)))
         else:

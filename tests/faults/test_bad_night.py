@@ -165,7 +165,7 @@ class Mischief:
 
 def patch_object_store(monkeypatch: pytest.MonkeyPatch, after_listing: Callable[[], None]) -> None:
     """Let something happen after each listing, and show what moto cannot route under its real key."""
-    real_list, real_get = ObjectStore.list_objects, ObjectStore.get
+    real_list, real_get, real_get_listed = ObjectStore.list_objects, ObjectStore.get, ObjectStore.get_listed
     shown = {alias: key for key, alias in ALIASES.items()}
 
     def list_objects(self: ObjectStore, prefix: str) -> Iterator[ObjectInfo]:
@@ -176,8 +176,12 @@ def patch_object_store(monkeypatch: pytest.MonkeyPatch, after_listing: Callable[
     def get(self: ObjectStore, key: str, etag: str | None = None) -> bytes:
         return real_get(self, ALIASES.get(key, key), etag)
 
+    def get_listed(self: ObjectStore, key: str, etag: str) -> bytes:
+        return real_get_listed(self, ALIASES.get(key, key), etag)
+
     monkeypatch.setattr(ObjectStore, "list_objects", list_objects)
     monkeypatch.setattr(ObjectStore, "get", get)
+    monkeypatch.setattr(ObjectStore, "get_listed", get_listed)
 
 
 @pytest.mark.fault(

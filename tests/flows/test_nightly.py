@@ -147,13 +147,18 @@ def test_only_what_is_new_is_scored(trained: ObjectStore, store: ReportStore) ->
 
 def test_a_night_fetches_every_image_once(trained: ObjectStore, monkeypatch) -> None:
     """Broken if the nightly flow reads an image twice, or if scoring does not record what ingest would."""
-    real_get, fetched = ObjectStore.get, Counter()
+    real_get, real_get_listed, fetched = ObjectStore.get, ObjectStore.get_listed, Counter()
 
     def counting_get(self: ObjectStore, key: str, etag: str | None = None) -> bytes:
         fetched[key] += 1
         return real_get(self, key, etag)
 
+    def counting_get_listed(self: ObjectStore, key: str, etag: str) -> bytes:
+        fetched[key] += 1
+        return real_get_listed(self, key, etag)
+
     monkeypatch.setattr(ObjectStore, "get", counting_get)
+    monkeypatch.setattr(ObjectStore, "get_listed", counting_get_listed)
     nightly(LINE, LAST_DAY, device="cpu")
     flagged = open_systems(LINE).store.flagged_parts(LINE, LAST_DAY)
     assert len(flagged) > 0
@@ -241,13 +246,13 @@ def test_an_object_beyond_the_size_limit_is_never_fetched(trained: ObjectStore, 
     huge = key_of(LAST_DAY, "huge")
     trained.put(huge, b"x" * 20_000, "image/png")
     write_line(LINE, images={"max_bytes": 19_999})
-    real_get = ObjectStore.get
+    real_get = ObjectStore.get_listed
 
     def get(self: ObjectStore, key: str, etag: str | None = None) -> bytes:
         assert key != huge
         return real_get(self, key, etag)
 
-    monkeypatch.setattr(ObjectStore, "get", get)
+    monkeypatch.setattr(ObjectStore, "get_listed", get)
     night = score_batch(LINE, LAST_DAY, device="cpu")
     assert (night.counts.listed, night.counts.scored, night.counts.unusable) == (44, 40, 4)
     failures = open_systems(LINE).store.failures_of_run(night.run_id).set_index("key")
@@ -271,14 +276,14 @@ def test_a_verdict_that_is_not_in_the_store_ends_the_run_loudly(trained: ObjectS
 
 def test_an_image_that_vanishes_is_named_and_the_night_is_complete(trained: ObjectStore, monkeypatch) -> None:
     """Broken if an object deleted between listing and fetching stops the night, or goes unmentioned."""
-    real_get = ObjectStore.get
+    real_get = ObjectStore.get_listed
     gone = key_of(LAST_DAY, "g0007")
 
     def get_after_deletion(self: ObjectStore, key: str, etag: str | None = None) -> bytes:
         return real_get(self, key + ".deleted" if key == gone else key, etag)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ObjectStore, "get", get_after_deletion)
+        patch.setattr(ObjectStore, "get_listed", get_after_deletion)
         with pytest.raises(FailedImagesError, match="1 of 43 images could not be read"):
             score_batch(LINE, LAST_DAY, device="cpu")
     repaired = score_batch(LINE, LAST_DAY, device="cpu")

@@ -15,6 +15,7 @@ from socket import create_server
 from threading import Thread
 
 import pytest
+from botocore.utils import parse_timestamp
 
 from infra.local_s3 import LocalS3
 from tasks import object_store
@@ -65,7 +66,61 @@ def test_any_key_comes_back_as_it_was_written(bucket: ObjectStore, key: str) -> 
     """A part with an unusual name would be lost or mixed up with another."""
     etag = bucket.put(key, key.encode(), "image/png")
     assert [(found.key, found.etag) for found in bucket.list_objects("a/")] == [(key, etag)]
-    assert bucket.get(key, etag) == key.encode()
+    assert bucket.get(key, etag) == bucket.get_listed(key, etag) == key.encode()
+
+
+@pytest.mark.parametrize("key", ["images/a.png", "images/Teil 7 (übrig)/top+1.png"])
+def test_plain_keys_are_read_without_boto3(bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """Every image of a night would cost ten times the processor time."""
+    etag = bucket.put(key, b"hello", "image/png")
+    monkeypatch.setattr(bucket, "get", None)
+    assert bucket.get_listed(key, etag) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "key", ["a//b.png", "/b.png", "a/../b.png", "a/./b.png", "../b.png", "a/b.png/", "a%2fb.png", ""]
+)
+def test_keys_that_obstore_would_alter_are_left_to_boto3(bucket: ObjectStore, key: str) -> None:
+    """The bytes of one part would be judged under the name of another."""
+    assert not bucket._fast.takes(key)
+
+
+def test_a_listed_object_that_is_gone_is_told_from_a_changed_one(bucket: ObjectStore) -> None:
+    """The report would blame the network for an image that was deleted or replaced during the run."""
+    old = bucket.put("a.png", b"first", "image/png")
+    bucket.put("a.png", b"second", "image/png")
+    with pytest.raises(ObjectChangedError, match=rf"s3://{bucket.bucket}/a\.png: changed .* ETag was {old}"):
+        bucket.get_listed("a.png", old)
+    with pytest.raises(ObjectMissingError, match=rf"s3://{bucket.bucket}/b\.png: there is no such object"):
+        bucket.get_listed("b.png", old)
+
+
+def test_wrong_bytes_are_refused_where_listed_objects_were_right(answering: Answering) -> None:
+    """An image that rots in the bucket would be accepted as one of a server whose ETags are no MD5."""
+    etag = md5(b"hello").hexdigest()
+    with answering([ok(b"hello", etag), *[ok(b"hellO", etag)] * 4]) as objects:
+        assert objects.get_listed("a.png", etag) == b"hello"
+        with pytest.raises(ObjectCorruptedError, match="3 attempts"):
+            objects.get_listed("b.png", etag)
+
+
+def test_what_never_helps_is_given_up(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a server that obstore does not get on with, every image of a night would be asked for twice."""
+    monkeypatch.setattr(object_store, "NEEDLESS_ATTEMPTS", 2)
+    answer = ok(b"hello", md5(b"hello").hexdigest())
+    broken = answer[:40]
+    with answering([broken, answer, broken, answer, answer]) as objects:
+        for _ in range(3):
+            assert objects.get_listed("a.png", md5(b"hello").hexdigest()) == b"hello"
+
+
+def test_a_proxy_is_left_to_boto3(bucket: ObjectStore, s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images would be asked for around the company's proxy, or through one that cannot reach this machine."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    etag = bucket.put("a.png", b"hello", "image/png")
+    with ObjectStore(bucket.bucket, s3.endpoint_url) as objects:
+        assert not objects._fast.takes("a.png")
+        assert objects.get_listed("a.png", etag) == b"hello"
 
 
 def test_a_key_cannot_leave_the_bucket(bucket: ObjectStore) -> None:
@@ -83,6 +138,22 @@ def test_a_listing_of_several_pages_is_complete(bucket: ObjectStore) -> None:
     bucket.put("many-others/1.png", b"x", "image/png")
     assert [found.key for found in bucket.list_objects("many/")] == keys
     assert list(bucket.list_objects("nothing/")) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-03-02T10:00:00.123Z", "2026-03-02T10:00:00Z", "Mon, 02 Mar 2026 10:00:00 GMT", "1772445600"]
+)
+def test_times_are_read_as_botocore_reads_them(text: str) -> None:
+    """An image would be recorded at another time than the bucket's, or only on servers that write it our way."""
+    assert object_store._parse_time(text) == parse_timestamp(text)
+    assert object_store._parse_time(text).utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("text", ["2026-03-02Tx0:00:00Z", "Mon, 02 Ma"])
+def test_half_a_time_is_none(text: str) -> None:
+    """An answer that broke off would count as a whole one."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        object_store._parse_time(text)
 
 
 def test_many_threads_share_a_store(bucket: ObjectStore) -> None:
@@ -304,6 +375,42 @@ def test_renewed_credentials_are_taken_up(
         profile.write_text("[default]\naws_access_key_id=NEWKEY\naws_secret_access_key=s\naws_session_token=t\n")
         assert objects.get("a.png") == b"hello"
     assert [b"Credential=OLDKEY/" in asked[0], b"Credential=NEWKEY/" in asked[1]] == [True, True]
+
+
+def test_renewed_credentials_are_taken_up_by_listed_reads(
+    answering: Answering, environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first expiry each image would be asked for twice, or with the old keys for ever."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    profile = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(profile))
+    words = "[default]\naws_access_key_id={}\naws_secret_access_key=s\naws_session_token=t\n"
+    profile.write_text(words.format("OLDKEY"))
+    asked: list[bytes] = []
+    etag, expired = md5(b"hello").hexdigest(), refused(400, "ExpiredToken")
+    right = ok(b"hello", etag)
+    with answering([expired, expired, right, right], asked) as objects:
+        profile.write_text(words.format("NEWKEY"))
+        assert objects.get_listed("a.png", etag) == objects.get_listed("a.png", etag) == b"hello"
+    assert [b"Credential=NEWKEY/" in one for one in asked] == [False, False, True, True]
+
+
+def test_no_secret_of_a_listed_read_reaches_an_error_or_the_log(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever may read the log or the report could use the bucket."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "CANARYKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANARYSECRET")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "CANARYTOKEN")
+    caplog.set_level(logging.DEBUG)
+    asked: list[bytes] = []
+    with answering([repeating_the_request] * 2, asked) as objects, pytest.raises(ObjectStoreError) as caught:
+        objects.get_listed("a.png", "e")
+    shown = "".join(traceback.format_exception(caught.value)) + caplog.text
+    for secret in ("CANARYKEY", "CANARYSECRET", "CANARYTOKEN"):
+        assert secret not in shown
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.fault(
