@@ -191,20 +191,20 @@ def _record_of(archive: Archive, stored: StoredScore) -> StoredImage:
 def compare(stored: StoredScore, score: ImageScore, calibration: Calibration, tolerance: float) -> Recomputed:
     """Compare a stored judgement with a recomputed one.
 
-    Raw scores may differ by the tolerance, relatively. The p-value and the normalised score must be ones that some raw
-    score within the tolerance has; the verdict must be equal, unless the reject limit itself lies within the tolerance.
+    Raw scores may differ by the tolerance, relatively. p-value, normalised score and verdict must be exactly what the
+    calibration makes of the stored raw score: they tell of a changed row where the tolerance is wide.
     """
     difference = abs(score.raw - stored.raw_score) / max(abs(score.raw), abs(stored.raw_score), 1e-12)
-    around = [score.raw * (1 - tolerance), score.raw * (1 + tolerance)]
     wrong = []
     if not difference <= tolerance:
         wrong.append(f"raw score {stored.raw_score:.6g} stored, {score.raw:.6g} recomputed")
-    high_p, low_p = calibration.p_value(around)
-    if not low_p - _ROUNDING <= stored.p_value <= high_p + _ROUNDING:
-        wrong.append(f"p-value {stored.p_value:.4g} stored, {score.p_value:.4g} recomputed")
-    low, high = calibration.normalise(around)
-    if not low - _ROUNDING <= stored.normalised_score <= high + _ROUNDING:
-        wrong.append(f"normalised score {stored.normalised_score:.4g} stored, {score.normalised:.4g} recomputed")
-    if stored.verdict != score.verdict and not around[0] <= calibration.limit <= around[1]:
-        wrong.append(f"verdict {stored.verdict} stored, {score.verdict} recomputed")
+    raw = np.array([stored.raw_score])
+    p_value, normalised = float(calibration.p_value(raw)[0]), float(calibration.normalise(raw)[0])
+    verdict = "flagged" if calibration.flagged(raw)[0] else "ok"
+    if not abs(stored.p_value - p_value) <= _ROUNDING:
+        wrong.append(f"p-value {stored.p_value:.4g} stored, its raw score has {p_value:.4g}")
+    if not abs(stored.normalised_score - normalised) <= _ROUNDING:
+        wrong.append(f"normalised score {stored.normalised_score:.4g} stored, its raw score has {normalised:.4g}")
+    if stored.verdict != verdict:
+        wrong.append(f"verdict {stored.verdict} stored, its raw score has {verdict}")
     return Recomputed(stored, "different" if wrong else "equal", "; ".join(wrong), score, difference)

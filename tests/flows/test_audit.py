@@ -134,7 +134,7 @@ def test_a_run_is_recomputed(night: NightResult, bucket: ObjectStore, tmp_path: 
         )
     caught = inspection("verify", night.run_id, code=1).stdout
     assert key_of(NIGHT, "d0003") in caught
-    assert "verdict ok stored, flagged recomputed" in caught
+    assert "verdict ok stored, its raw score has flagged" in caught
     assert key_of(NIGHT, "g0004") in caught
     assert "NOT reproduced: 2 images of 24 compared ended otherwise" in caught
 
