@@ -14,7 +14,7 @@ from ganomaly.baselines import BASELINES
 from ganomaly.benchmark.plan import MAIN, Job
 from ganomaly.detector import Detector, scoring_batch
 from ganomaly.models import GANomaly
-from ganomaly.protocols import DataSet, recipe_pixels, split
+from ganomaly.protocols import DataSet, recipe_pixels, split, unite_near_duplicates
 from ganomaly.splits import ROLES, split_by_part
 from ganomaly.training import EpochStats, to_input
 
@@ -65,13 +65,15 @@ class Outcome:
 
 
 def deal_out(data: DataSet, job: Job) -> TrialImages:
-    """Prepare a job's images.
+    """Prepare a job's images; near-duplicates stay on one side of every split unless the job's calibration ignores them.
 
     Raises:
         ValueError: if the data set lacks the class or has too few images.
         ImageError: for an image that cannot be read.
     """
     limits, promise = job.limits, job.config.calibration
+    if promise.near_duplicates != "ignore":
+        data = unite_near_duplicates(data, job.config.recipe)
     dealt = split(
         data,
         job.abnormal_class,

@@ -40,7 +40,9 @@ def sources(draw_parts: Callable[..., list[np.ndarray]]) -> Sources:
 @pytest.fixture(scope="module")
 def config(tiny_config: DetectorConfig) -> DetectorConfig:
     """The smallest networks; AnoGAN searches for three steps."""
-    return with_setting(tiny_config, "model", "search_steps", 3)
+    said = with_setting(tiny_config, "model", "search_steps", 3).model_dump()
+    said["calibration"]["near_duplicates"] = "ignore"  # gratings are of one kind; the split is not what is tested here
+    return DetectorConfig.model_validate(said)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,22 @@ def test_the_benchmark_measures_the_detector_itself(
     saved = RowStore(folder).arrays(job.name)
     np.testing.assert_array_equal(saved[f"score_{config.score.method}"], detector.raw_scores(images.test_nhwc))
     np.testing.assert_array_equal(saved["abnormal"], images.abnormal_m)
+
+
+@pytest.mark.parametrize(("near_duplicates", "apart"), [("group", True), ("ignore", False)])
+def test_twins_stay_on_one_side(near_duplicates: str, apart: bool, tiny_config: DetectorConfig) -> None:
+    """Neighbours would be asked about images whose twins they know, and every figure on elpv-poly be too good."""
+    images = np.repeat(np.random.default_rng(0).integers(0, 256, (60, 32, 32), dtype=np.uint8), 2, axis=0)
+    labels = np.repeat(np.array(["normal"] * 50 + ["abnormal"] * 10), 2)
+    twins = DataSet("twins", images, labels, np.arange(120).astype(np.str_))
+    said = tiny_config.model_dump()
+    said["calibration"] |= {"near_duplicates": near_duplicates, "false_reject_rate": 0.2}
+    config = DetectorConfig.model_validate(said)
+    (job,) = plan_jobs([Experiment("twins", ("abnormal",), (0,), ("pixel_gaussian",), config)])
+    dealt = deal_out(twins, job)
+    sides = (dealt.train_nhwc, dealt.fit_nhwc, dealt.calibrate_nhwc, dealt.test_nhwc)
+    contents = [{image.tobytes() for image in side} for side in sides]
+    assert (sum(map(len, contents)) == len(set.union(*contents))) is apart
 
 
 def test_no_image_is_on_two_sides(sources: Sources, config: DetectorConfig) -> None:
