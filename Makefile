@@ -4,10 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+ANOMALIB := var/bench/anomalib
+BENCH ?= --write-docs
 SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test reliability fuzz store-benchmark audit lint format clean distclean
+.PHONY: help setup demo test reliability fuzz store-benchmark bench audit lint format clean distclean
 
 help: ## Show what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +37,15 @@ fuzz: $(INSTALLED) ## Try 100,000 mutated files and keys, what the tests do with
 
 store-benchmark: $(INSTALLED) ## Time the two usual queries at 10 million scores in a PostgreSQL of its own (10 minutes, 8 GB)
 	@$(BIN)/python tests/benchmarks/ten_million_scores.py
+
+$(ANOMALIB)/.installed: tests/benchmarks/anomalib-requirements.txt
+	@echo "Setting up $(ANOMALIB), which is compared with: a few minutes the first time ..."
+	@test -x $(ANOMALIB)/bin/python || $(PYTHON) -m venv $(ANOMALIB)
+	@$(ANOMALIB)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench: $(INSTALLED) $(ANOMALIB)/.installed ## Measure against anomalib and the authors' step; BENCH="--quick" for other options
+	@$(BIN)/python -m tests.benchmarks.bench $(BENCH)
 
 audit: $(INSTALLED) ## Look for known vulnerabilities in the exact versions of constraints.txt (needs PyPI's advisories)
 	@$(PYTHON) -m venv var/pip-audit

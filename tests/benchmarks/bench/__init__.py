@@ -1,0 +1,1 @@
+"""This project against anomalib's Ganomaly and a plain fp32 implementation of the authors' step: ``make bench``."""
