@@ -65,7 +65,7 @@ class Outcome:
 
 
 def deal_out(data: DataSet, job: Job) -> TrialImages:
-    """Prepare a job's images; near-duplicates stay on one side of every split unless the job's calibration ignores them.
+    """Prepare a job's images; near-duplicates stay on one side of every split, unless its calibration ignores them.
 
     Raises:
         ValueError: if the data set lacks the class or has too few images.
