@@ -204,6 +204,7 @@ def _fit(
     import numpy as np
 
     from ganomaly import Detector
+    from ganomaly.baseline_check import check_against_baselines
     from ganomaly.splits import ROLES, plan_roles
 
     root = folder if folder.is_dir() else folder.parent
@@ -213,12 +214,17 @@ def _fit(
         plan = plan_roles(prepared, parts, config.calibration, config.training.seed)
         pixels = {role: detector.stack(prepared, plan.roles == role) for role in ROLES}
         _train(bar, detector, pixels["train"])
-    detector.calibrate(np.concatenate([pixels["train"], pixels["fit"]]), pixels["calibrate"])
+    fitted = np.concatenate([pixels["train"], pixels["fit"]])
+    detector.calibrate(fitted, pixels["calibrate"])
     detector.save(output)
+    check = None
+    if config.model.kind != "anogan":  # which takes seconds for an image
+        check = check_against_baselines(detector, fitted, pixels["calibrate"], seed=config.training.seed)
     assert detector.calibration is not None
     typer.echo(f"{plan.summary}{_unusable_summary(images, prepared)}")
-    if plan.warning is not None:
-        typer.secho(f"warning: {plan.warning}", fg="yellow", err=True)
+    for warning in (plan.warning, None if check is None else check.warning):
+        if warning is not None:
+            typer.secho(f"warning: {warning}", fg="yellow", err=True)
     typer.echo(detector.calibration.promise)
     typer.echo(f"saved to {_shown(output)}")
 

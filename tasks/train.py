@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector, DetectorConfig, TrainingDataError
+from ganomaly.baseline_check import check_against_baselines
 from ganomaly.splits import ROLES, Plan, plan_roles
 from ganomaly.training import EpochStats, TrainingConfig
 from tasks.artifacts import ProgressArtifact
@@ -176,10 +177,19 @@ def train_detector(systems: Systems, config: DetectorConfig, snapshot: Snapshot,
         run.log_params(config.model_dump())
         run.log_snapshot(snapshot.manifest, snapshot.id, systems.objects.uri(systems.line.images.prefix))
         history = _train(detector, snapshot, run)
-        detector.calibrate(
-            np.concatenate([snapshot.pixels["train"], snapshot.pixels["fit"]]), snapshot.pixels["calibrate"]
-        )
+        fitted = np.concatenate([snapshot.pixels["train"], snapshot.pixels["fit"]])
+        detector.calibrate(fitted, snapshot.pixels["calibrate"])
+        _warn_if_a_baseline_is_better(detector, fitted, snapshot)
         return _register(systems, detector, snapshot, history, run)
+
+
+def _warn_if_a_baseline_is_better(detector: Detector, fitted: np.ndarray, snapshot: Snapshot) -> None:
+    config = detector.config
+    if config.model.kind == "anogan":  # which takes seconds for an image
+        return
+    check = check_against_baselines(detector, fitted, snapshot.pixels["calibrate"], seed=config.training.seed)
+    if check is not None and check.warning is not None:
+        get_run_logger().warning("%s", check.warning)
 
 
 def _train(detector: Detector, snapshot: Snapshot, run: TrainingRun) -> list[EpochStats]:

@@ -263,6 +263,22 @@ def test_interrupted_scoring_leaves_the_old_table(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["night", "scores.csv"]
 
 
+def test_fit_warns_where_no_network_is_better(tmp_path: Path) -> None:
+    """A line would run with a model that learned less than a few lines of numpy, and nobody be told."""
+    plate = np.random.default_rng(0).integers(60, 200, (32, 32))
+    noise = np.random.default_rng(1).normal(0, 2, (200, 32, 32))
+    (tmp_path / "good").mkdir()
+    for i, image in enumerate(np.clip(plate + noise, 0, 255).astype(np.uint8)):
+        cv2.imwrite(str(tmp_path / "good" / f"{i:03}.png"), image)
+    settings = CONFIG + 'near_duplicates = "ignore"\n[quality]\nmin_sharpness = 0.0\n[score]\nmethod = "'
+    for method, warned in (("paper", True), ("fused", False)):
+        (tmp_path / "config.toml").write_text(f'{settings}{method}"\n')
+        fixed = ("fit", tmp_path / "good", "--config", tmp_path / "config.toml", "--epochs", "1", "--device", "cpu")
+        result = ganomaly(*fixed, "-o", tmp_path / method)
+        assert result.exit_code == 0, result.output
+        assert ("warning: without any network" in result.stderr) is warned, result.stderr
+
+
 def test_fit_does_not_overwrite(workshop: tuple[Path, Result], tmp_path: Path) -> None:
     """A detector in use, or somebody's folder, would be overwritten by a mistyped name."""
     folder, _ = workshop
