@@ -2,15 +2,23 @@
 
 import subprocess
 import sys
+from datetime import date
+from pathlib import Path
 
+import cv2
 import pandas as pd
 import pytest
 import torch
 
 from ganomaly.models import ModelConfig, build_model
 from ganomaly.networks import NetworkConfig
+from tasks.lines import LineConfig
+from tests.benchmarks import gpu_check
 from tests.benchmarks.bench.authors import AuthorsTraining, score
 from tests.benchmarks.bench.contest import AUTHORS, OURS, ROOT, environment
+from tests.benchmarks.bench.data import cell_files, lay_out_day, mixed
+from tests.benchmarks.bench.night import SERVER_STAGE, Stages, with_overlays
+from tests.benchmarks.bench.processes import watching
 from tests.benchmarks.bench.rows import ratios_of, row_of
 
 
@@ -60,7 +68,63 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert (row.median, row.low, row.high, row.ratio, row.rounds) == (4.0, 1.0, 10.0, 3.0, 3)
 
 
-def test_quick_run_measures_the_contest(tmp_path) -> None:
+def test_bound_is_cores_over_cpu_time() -> None:
+    """Broken if the bound beside the night's speed is not what the stages allow, or forgets the S3 server."""
+    stages = Stages({"decode": 1.0, SERVER_STAGE: 3.0}, overlay_ms=10.0)
+    assert stages.bound(2, with_server=True) == 500
+    assert stages.bound(2, with_server=False) == 2000
+    assert with_overlays(stages, 0.1).bound(2, with_server=False) == 1000
+
+
+def test_a_day_has_the_lines_keys_and_its_share_of_defects(tmp_path: Path) -> None:
+    """Broken if the night of the benchmark holds strays or no defective cells, so that it is no night."""
+    line = LineConfig.model_validate({"line": "bench", "images": {}})
+    day = date(2026, 3, 2)
+    lay_out_day(tmp_path / "data" / "plant", "bench", day, 40, 0.1, 0)
+    lay_out_day(tmp_path / "data" / "plant", "bench", date(2026, 3, 3), 2, 0.0, 48)
+    bucket = tmp_path / "data" / "plant"
+    keys = [path.relative_to(bucket).as_posix() for path in bucket.rglob("*.png")]
+    parsed = [line.parse_key(key) for key in keys]
+    assert sum(found is not None and found.date == day for found in parsed) == 40
+    assert len(keys) == 42
+    defective = set(cell_files(defective=True))
+    assert sum(path in defective for path in mixed(40, 0.1)) == 4
+    small = next(bucket.glob("images/bench/2026-03-03/*/el.png"))
+    assert cv2.imread(str(small)).shape[:2] == (48, 48)
+
+
+def test_watching_sees_the_cpu_of_a_child() -> None:
+    """Broken if CPU time and memory of a night are not those of its processes."""
+    burn = "import time; e = time.process_time() + 0.6\nwhile time.process_time() < e: pass\nprint(); input()"
+    process = subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with watching(process.pid) as usage:
+        process.stdout.readline()
+    process.communicate(b"\n")
+    assert usage.cpu_of(process.pid) >= 0.5
+    assert usage.peak_of_first_bytes > 1e6
+
+
+def test_gpu_check_runs_and_says_that_no_gpu_was_measured() -> None:
+    """Broken if the check of a GPU cannot run at all, or passes off figures of a CPU as a GPU's."""
+    command = [sys.executable, "tests/benchmarks/gpu_check.py", "--device", "cpu", "--quick", "--threads", "2"]
+    done = subprocess.run(
+        command, check=False, cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "No GPU was measured" in done.stdout
+    assert done.stdout.count("| ok |") == 4
+
+
+def test_gpu_check_fails_where_results_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken if a GPU that computes something else, or nothing but NaN, passes."""
+    cpu = torch.device("cpu")
+    assert not gpu_check.Check("scores", 32, "fp32", float("nan"), 1.0).passed
+    assert all(check.passed for check in gpu_check.compare(32, 8, cpu, 4))
+    monkeypatch.setattr(gpu_check.copy, "deepcopy", lambda _: gpu_check.new_model(32, 8, cpu, seed=1))
+    assert not all(check.passed for check in gpu_check.compare(32, 8, cpu, 4))
+
+
+def test_quick_run_measures_the_contest(tmp_path: Path) -> None:
     """Broken if the benchmark does not run, or loses a contestant or a ratio on the way to its table."""
     command = [sys.executable, "-m", "tests.benchmarks.bench", "--quick", "--threads", "1", "--out", str(tmp_path)]
     only = ["--only", "training", "--only", "scoring"]

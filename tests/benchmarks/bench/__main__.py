@@ -5,7 +5,11 @@ python -m tests.benchmarks.bench --help
 
 import os
 import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +17,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tests.benchmarks.bench import networks
-from tests.benchmarks.bench.contest import ROOT, contestants
+from tests.benchmarks.bench import charts, networks, night
+from tests.benchmarks.bench.contest import ROOT, ContestantError, contestants
 from tests.benchmarks.bench.machine import describe
+from tests.benchmarks.bench.night import Say, Stages
 from tests.benchmarks.bench.plan import WORKLOADS, Plan
+from tests.benchmarks.bench.plant import NightError, open_plant
 from tests.benchmarks.bench.results import markdown, write
 from tests.benchmarks.bench.rows import Row
 
@@ -67,39 +73,121 @@ def main(
         anomalib=None if without_anomalib or quick else anomalib.absolute(),
     )
     plan = quickly(plan) if quick else plan
+    plan.folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     machine = describe(plan)
-    rows = measure(plan, console)
-    path = write(plan.folder, rows, machine, [])
+    found = measure(plan, console)
+    order = list(dict.fromkeys(row.workload for row in found.rows))
+    rows = sorted(found.rows, key=lambda row: order.index(row.workload))  # threads of one workload side by side
+    pictures = draw(plan.folder, rows, found.stages)
+    path = write(plan.folder, rows, machine, pictures)
     if write_docs:
-        shutil.copy(path, ROOT / "docs" / "bench.md")
-    typer.echo(markdown(rows, machine, []))
+        for name in (path.name, *pictures):
+            shutil.copy(plan.folder / name, ROOT / "docs" / name)
+    typer.echo(markdown(rows, machine, pictures))
     console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    if found.failures:
+        console.print(*found.failures, sep="\n", style="red", markup=False)
+        raise typer.Exit(1)
 
 
 def quickly(plan: Plan) -> Plan:
     """The same with the smallest sizes."""
     return replace(
-        plan, sizes_px=(32,), rounds=1, seconds=0.1, night_px=32, images=60, stage_images=32, growth=(), keys=2000
+        plan,
+        sizes_px=(32,),
+        rounds=1,
+        seconds=0.1,
+        night_px=32,
+        images=min(plan.images, 60),
+        stage_images=32,
+        keys=min(plan.keys, 2000),
     )
 
 
-def measure(plan: Plan, console: Console) -> list[Row]:
-    """All rows of the plan."""
-    rows: list[Row] = []
+class Collected:
+    """What was measured so far, and what could not be: a workload that fails must not cost the others."""
+
+    def __init__(self, say: Say) -> None:
+        self.rows: list[Row] = []
+        self.stages: Stages | None = None
+        self.failures: list[str] = []
+        self._say = say
+
+    def add(self, name: str, measure: Callable[[], Iterable[Row]]) -> None:
+        """Measure one workload; rows that it gave before it failed are kept."""
+        try:
+            for row in measure():
+                self.rows.append(row)
+        except (ContestantError, NightError, subprocess.CalledProcessError) as error:
+            self.failures.append(f"{name}: {error}")
+            self._say(f"[red]{name}: {error}")
+
+
+def measure(plan: Plan, console: Console) -> Collected:
+    """All rows of the plan, and the stages if they were measured."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("start")
 
         def say(text: str) -> None:
             progress.update(task, description=text)
+            if not console.is_terminal:
+                console.print(f"{datetime.now(UTC):%H:%M:%S} {text}", highlight=False)
 
-        for threads in plan.threads:
-            chosen = [run for name, run in CONTESTS.items() if name in plan.workloads]
-            if chosen:
-                with contestants(threads, plan.folder / "logs", plan.anomalib) as cast:
-                    rows += [row for run in chosen for row in run(plan, cast, say)]
-    return sorted(rows, key=lambda row: list(dict.fromkeys(r.workload for r in rows)).index(row.workload))
+        found = Collected(say)
+        measure_plant(plan, found, say)
+        measure_contests(plan, found, say)
+    return found
+
+
+def measure_plant(plan: Plan, found: Collected, say: Say) -> None:
+    """Stages, the night, and how its cost grows."""
+    chosen = {"stages", "night", "growth"} & set(plan.workloads)
+    if chosen:
+        found.add("plant", lambda: in_plant(plan, chosen, found, say))
+    if "keys" in plan.workloads:
+        found.add("keys", lambda: night.many_keys(plan, say))
+
+
+def in_plant(plan: Plan, chosen: set[str], found: Collected, say: Say) -> Iterator[Row]:
+    """What needs a running plant; the stages go to `found`."""
+    say("a plant of its own: server, line, model, first night")
+    with open_plant(plan, max(plan.threads)) as plant:
+        if {"stages", "night"} & chosen:
+            found.stages, rows = night.measure_stages(plan, plant, say)
+            yield from rows
+            if "night" in chosen:
+                found.stages, rows = night.whole_night(plan, plant, found.stages, say)
+                yield from rows
+        if "growth" in chosen:
+            yield from night.growth(plan, plant, say)
+
+
+def measure_contests(plan: Plan, found: Collected, say: Say) -> None:
+    """What contestants are compared in, and anomalib's engine beside our night."""
+    chosen = [name for name in CONTESTS if name in plan.workloads]
+    ours = next((row.median for row in found.rows if row.workload == night.END_TO_END), None)
+    for threads in plan.threads:
+        engine = "anomalib" in plan.workloads and plan.anomalib is not None and threads == max(plan.threads)
+        if not (chosen or engine):
+            continue
+        with contestants(threads, plan.folder / "logs", plan.anomalib) as cast:
+            for name in chosen:
+                found.add(name, partial(CONTESTS[name], plan, cast, say))
+            if engine:
+                found.add("anomalib", partial(night.anomalib_engine, plan, cast, ours, say))
+
+
+def draw(folder: Path, rows: Sequence[Row], stages: Stages | None) -> list[str]:
+    """The pictures' names."""
+    names = []
+    if charts.draw_ratios(rows, folder / charts.RATIOS_PICTURE):
+        names.append(charts.RATIOS_PICTURE)
+    if stages is not None:
+        charts.draw_stages(stages, folder / charts.STAGES_PICTURE)
+        names.append(charts.STAGES_PICTURE)
+    return names
 
 
 def _cores() -> int:

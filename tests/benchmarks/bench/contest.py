@@ -30,9 +30,12 @@ class Contestant:
         command: what to start.
         threads: of OpenMP and torch.
         log: where its standard error goes.
+        env: instead of `environment(threads)`.
     """
 
-    def __init__(self, name: str, command: Sequence[str], threads: int, log: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], threads: int, log: Path, env: dict[str, str] | None = None
+    ) -> None:
         self.name = name
         self.threads = threads
         self._log = log
@@ -44,7 +47,7 @@ class Contestant:
                 stderr=output,
                 text=True,
                 cwd=ROOT,
-                env=environment(threads),
+                env=env or environment(threads),
             )
         self.do("set_threads", threads=threads)
 

@@ -1,0 +1,204 @@
+"""The stages of a night one at a time, each through the module that the flow uses, with the CPU time of each.
+
+Its environment is that of the benchmark's plant, and torch has one thread: two that wait for each other in a loop would
+make a stage look dearer than it is.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import sqlalchemy as sa
+import torch
+
+from ganomaly import Detector
+from ganomaly.preparation import prepare_image, read_image
+from tasks.object_store import ObjectStore
+from tasks.report_store import ImageRecord, JudgedImage, ReportStore, ScoreRecord
+from tasks.score import overlay_jpeg
+from tasks.settings import Settings
+from tests.benchmarks.bench.data import mixed
+from tests.benchmarks.bench.plant import LINE
+from tests.benchmarks.bench.serving import serve
+
+CHUNK = 256
+FETCH_THREADS = 8
+
+
+def measured(n_images: int, work: Callable[[], object]) -> dict[str, float]:
+    """Images per second and CPU milliseconds for an image of one piece of work."""
+    started, cpu = time.perf_counter(), time.process_time()
+    work()
+    return {
+        "images_per_s": n_images / (time.perf_counter() - started),
+        "cpu_ms": 1000 * (time.process_time() - cpu) / n_images,
+    }
+
+
+@cache
+def data(n_images: int, defective_share: float) -> list[bytes]:
+    """So many image files in memory, mixed as the night is."""
+    return [path.read_bytes() for path in mixed(n_images, defective_share)]
+
+
+@cache
+def detector(folder: str) -> Detector:
+    """The night's detector."""
+    return Detector.load(Path(folder), device="cpu")
+
+
+@cache
+def pixels(folder: str, n_images: int, defective_share: float) -> np.ndarray:
+    """Prepared images, uint8 (N, S, S, C)."""
+    found = [one.pixels for one in detector(folder).prepare_all(data(n_images, defective_share))]
+    return np.array([one for one in found if one is not None])
+
+
+@cache
+def bucket() -> ObjectStore:
+    """The plant's bucket."""
+    settings = Settings()
+    return ObjectStore(settings.bucket, settings.s3_endpoint_url)
+
+
+def listing(day: str) -> dict[str, float]:
+    """The day's listing, page by page."""
+    found: list[object] = []
+    started, cpu = time.perf_counter(), time.process_time()
+    found.extend(bucket().list_objects(f"images/{LINE}/{day}/"))
+    n_images = len(found)
+    return {
+        "images_per_s": n_images / (time.perf_counter() - started),
+        "cpu_ms": 1000 * (time.process_time() - cpu) / n_images,
+        "images": n_images,
+    }
+
+
+def fetch(day: str, n_images: int) -> dict[str, float]:
+    """GETs of listed objects by the bulk reader, where the bucket's module has one, from several threads."""
+    objects = bucket()
+    get = getattr(objects, "get_listed", objects.get)
+    chosen = list(islice(objects.list_objects(f"images/{LINE}/{day}/"), n_images))
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        return measured(len(chosen), lambda: list(pool.map(lambda found: get(found.key, found.etag), chosen)))
+
+
+def digest(n_images: int, defective_share: float) -> dict[str, float]:
+    """SHA-256 of the files."""
+    files = data(n_images, defective_share)
+    return measured(len(files), lambda: [hashlib.sha256(file).hexdigest() for file in files])
+
+
+def decode(n_images: int, defective_share: float) -> dict[str, float]:
+    """Decoding alone."""
+    files = data(n_images, defective_share)
+    return measured(len(files), lambda: [read_image(file) for file in files])
+
+
+def prepare(folder: str, n_images: int, defective_share: float) -> dict[str, float]:
+    """Decoding, quality gate and recipe."""
+    config, files = detector(folder).config, data(n_images, defective_share)
+    return measured(len(files), lambda: [prepare_image(file, config.recipe, config.quality) for file in files])
+
+
+def score(folder: str, n_images: int, defective_share: float) -> dict[str, float]:
+    """Prepared images to verdicts, both heads."""
+    images = pixels(folder, n_images, defective_share)
+    detector(folder).score_prepared(images[:CHUNK])
+    return measured(
+        len(images), lambda: [detector(folder).score_prepared(images[at : at + CHUNK]) for at in _starts(images)]
+    )
+
+
+def overlay(folder: str, n_images: int, defective_share: float, flagged: int) -> dict[str, float]:
+    """What a flagged image costs: heat map, overlay, PUT; here for the first images, whatever their verdict."""
+    files, made, objects = data(n_images, defective_share)[:flagged], detector(folder), bucket()
+    images = pixels(folder, n_images, defective_share)[: len(files)]
+    made.heat_maps(images[:1])
+
+    def draw() -> None:
+        for number, (file, heat) in enumerate(zip(files, made.heat_maps(images), strict=True)):
+            objects.put(f"reports/{LINE}/stages/{number}.jpg", overlay_jpeg(made, file, heat), "image/jpeg")
+
+    return measured(len(files), draw)
+
+
+def store(url: str, n_images: int) -> dict[str, float]:
+    """Claim, look up and commit verdicts, chunk by chunk, as scoring does, into an empty report store."""
+    fresh = _fresh_database(url)
+    with ReportStore(fresh) as reports:
+        reports.upgrade()
+        day = date(2026, 3, 2)
+        model = {"model_name": "m", "model_version": 1, "calibration_id": "c", "snapshot_id": "s", "code_version": "0"}
+        run = reports.start_run(LINE, day, day, **model)
+        rows = [_row(number, day) for number in range(n_images)]
+
+        def write() -> None:
+            for chunk in _chunks(rows):
+                pairs = [(row.image.key, row.image.etag) for row in chunk]
+                reports.claim_images(run.id, LINE, "score", pairs)
+                reports.judged_among(LINE, pairs, 1, "c")
+                reports.commit_scores(run.id, "score", chunk, [])
+
+        return measured(n_images, write)
+
+
+def set_threads(threads: int) -> dict[str, float]:
+    """Threads of torch and OpenCV."""
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    return {"threads": torch.get_num_threads()}
+
+
+def _chunks(rows: list[JudgedImage]) -> Iterator[list[JudgedImage]]:
+    for at in range(0, len(rows), CHUNK):
+        yield rows[at : at + CHUNK]
+
+
+def _starts(images: np.ndarray) -> range:
+    return range(0, len(images), CHUNK)
+
+
+def _row(number: int, day: date) -> JudgedImage:
+    name = f"{number:032x}"
+    image = ImageRecord(
+        key=f"images/{LINE}/{day}/cell{number:07}/el.png",
+        etag=name,
+        part=f"cell{number:07}",
+        view="el",
+        production_date=day,
+        captured_at=datetime(2026, 3, 2, tzinfo=UTC),
+        size_bytes=80_000,
+        sha256=name * 2,
+        usable=True,
+        width_px=300,
+        height_px=300,
+        brightness=0.5,
+        contrast=0.2,
+        sharpness=1.0,
+    )
+    return JudgedImage(image, ScoreRecord("ok", 0.1, 0.2, 0.3))
+
+
+def _fresh_database(url: str) -> str:
+    """An empty database beside the one named: of PostgreSQL a new one, of SQLite a new file."""
+    name = f"bench_{time.time_ns()}"
+    if url.startswith("sqlite"):
+        return f"{url.removesuffix('.db')}-{name}.db"
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+if __name__ == "__main__":
+    jobs = (listing, fetch, digest, decode, prepare, score, overlay, store, set_threads)
+    serve({job.__name__: job for job in jobs})

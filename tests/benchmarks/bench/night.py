@@ -1,0 +1,271 @@
+"""Workloads around the networks: each stage alone, a whole night from the S3 server to the report, how cost grows.
+
+The bound of a night is cores / (sum of the stages' CPU time for an image): what this machine could do if no core ever
+waited and nothing but the stages ran. The S3 server runs on the same cores here, so there are two bounds, one without
+and one with its share.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tests.benchmarks.bench.contest import ANOMALIB, OURS, ROOT, Contestant, ContestantError, environment
+from tests.benchmarks.bench.data import folder_of_files
+from tests.benchmarks.bench.plan import Plan
+from tests.benchmarks.bench.plant import Night, Plant
+from tests.benchmarks.bench.processes import cpu_seconds
+from tests.benchmarks.bench.rows import Row, row_of
+from tests.faults.postgres_cluster import Cluster, server_programs
+
+Say = Callable[[str], None]
+
+SERVER_STAGE = "S3 server"
+OVERLAY_STAGE = "heat map + overlay + PUT of a flagged image"
+OVERLAYS = 32
+END_TO_END = "end to end, S3 to report store"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the stages of a night cost.
+
+    Attributes:
+        cpu_ms: CPU milliseconds for an image, in the order of the night; the S3 server's share is one of them.
+        overlay_ms: of a flagged image, on top of that.
+    """
+
+    cpu_ms: Mapping[str, float]
+    overlay_ms: float
+
+    def bound(self, cores: int, *, with_server: bool) -> float:
+        """Images per second that so many cores can do at most."""
+        spent = sum(cpu for name, cpu in self.cpu_ms.items() if with_server or name != SERVER_STAGE)
+        return 1000 * cores / spent
+
+
+def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, list[Row]]:
+    """Measure each stage alone, all of them in turns, with one thread of torch."""
+    day = plant.new_day(plan.stage_images, plan.defective_share).isoformat()
+    n, share, folder = plan.stage_images, plan.defective_share, str(plant.detector)
+    images = {"n_images": n, "defective_share": share}
+    jobs: dict[str, tuple[str, dict[str, object]]] = {
+        "list": ("listing", {"day": day}),
+        "S3 GET": ("fetch", {"day": day, "n_images": n}),
+        "SHA-256": ("digest", images),
+        "decode": ("decode", images),
+        "decode + gate + recipe": ("prepare", {"folder": folder, **images}),
+        "networks + both heads": ("score", {"folder": folder, **images}),
+        OVERLAY_STAGE: ("overlay", {"folder": folder, **images, "flagged": min(OVERLAYS, n)}),
+        "report store, SQLite": ("store", {"url": f"sqlite:///{plant.folder}/stage.db", "n_images": n}),
+    }
+    command = [sys.executable, "-m", "tests.benchmarks.bench.contestant_stages"]
+    log = plant.folder / "logs" / "stages.log"
+    with _postgres() as url, Contestant(OURS, command, 1, log, plant.environment(1)) as stages:
+        if url is not None:
+            jobs["report store, PostgreSQL"] = ("store", {"url": url, "n_images": n})
+        values: dict[str, list[float]] = {name: [] for name in jobs}
+        cpu: dict[str, list[float]] = {name: [] for name in jobs}
+        server: dict[str, list[float]] = {name: [] for name in jobs}
+        for number in range(plan.rounds + 1):  # the first is the warm-up
+            for name, (job, arguments) in jobs.items():
+                say(f"stage: {name}")
+                before = cpu_seconds(plant.server_pid)
+                answer = stages.do(job, **arguments)
+                if number:
+                    values[name].append(answer["images_per_s"])
+                    cpu[name].append(answer["cpu_ms"])
+                    server[name].append(1000 * (cpu_seconds(plant.server_pid) - before) / n)
+    medians = {name: statistics.median(found) for name, found in cpu.items()}
+    rows = [
+        row_of("stages, each alone", name, "images/s", values[name], threads=1, cpu_ms=medians[name], size_px=px)
+        for name in jobs
+        for px in [plan.night_px if _has_size(name) else None]
+    ]
+    served = sum(statistics.mean(server[name]) for name in ("list", "S3 GET"))
+    return Stages(_of_an_image(medians, served), medians[OVERLAY_STAGE]), rows
+
+
+def _has_size(name: str) -> bool:
+    return any(word in name for word in ("recipe", "heads", "heat map"))
+
+
+def _of_an_image(medians: Mapping[str, float], server: float) -> dict[str, float]:
+    """The stages of one image that is not flagged."""
+    whole = medians["decode + gate + recipe"]
+    decode = min(medians["decode"], whole)
+    return {
+        "list": medians["list"],
+        "S3 GET": medians["S3 GET"],
+        SERVER_STAGE: server,
+        "SHA-256": medians["SHA-256"],
+        "decode": decode,
+        "gate + recipe": whole - decode,
+        "networks + both heads": medians["networks + both heads"],
+        "report store": medians["report store, SQLite"],
+    }
+
+
+def with_overlays(stages: Stages, flagged_share: float) -> Stages:
+    """The same with the overlays' cost spread over all images."""
+    return replace(stages, cpu_ms={**stages.cpu_ms, "overlays": stages.overlay_ms * flagged_share})
+
+
+def whole_night(plan: Plan, plant: Plant, stages: Stages, say: Say) -> tuple[Stages, list[Row]]:
+    """A night of so many images, from the S3 server to the report, and the same night again."""
+    say(f"night of {plan.images:,} images: laying out")
+    day = plant.new_day(plan.images, plan.defective_share)
+    say(f"night of {plan.images:,} images: scoring")
+    night = plant.score(day)
+    say("the finished night again")
+    again = plant.score(day)
+    flagged = night.answer["counts"]["flagged"]
+    full = with_overlays(stages, flagged / night.images)
+    speed, inside = (
+        night.images / seconds for seconds in (night.answer["flow_s"], sum(night.answer["tasks"].values()))
+    )
+    note = f"{night.images:,} images, {flagged:,} flagged; the flow from its start to the report"
+    rows = [_night_row(END_TO_END, OURS, speed, plan, night, note)]
+    rows.append(_night_row(END_TO_END, "ours, the flow's tasks alone", inside, plan, night, "without Prefect's start"))
+    for with_server in (False, True):
+        bound = full.bound(_cores(), with_server=with_server)
+        name = f"bound, {_cores()} cores, {'with' if with_server else 'without'} the S3 server's share"
+        text = f"{100 * speed / bound:.0f} % of it reached, {100 * inside / bound:.0f} % by the tasks alone"
+        rows.append(row_of(END_TO_END, name, "images/s", [bound], cpu_ms=1000 * _cores() / bound, note=text))
+    rows += _costs(plan, night)
+    text = f"flow {again.answer['flow_s']:.1f} s, start of Python and imports {again.answer['started_s']:.1f} s"
+    rows.append(
+        row_of("a finished night again", OURS, "s", [again.answer["flow_s"]], note=f"{night.images:,} images; {text}")
+    )
+    return full, rows
+
+
+def _night_row(workload: str, who: str, speed: float, plan: Plan, night: Night, note: str) -> Row:
+    cpu_ms = 1000 * (night.usage.total_cpu_s + night.server_cpu_s) / night.images
+    return row_of(
+        workload, who, "images/s", [speed], size_px=plan.night_px, threads=max(plan.threads), cpu_ms=cpu_ms, note=note
+    )
+
+
+def _costs(plan: Plan, night: Night) -> Iterator[Row]:
+    """CPU seconds by process, memory, and what Prefect and MLflow add."""
+    own = night.usage.cpu_of(night.own_pid)
+    shares = {
+        "ours": own,
+        "Prefect's server": night.usage.total_cpu_s - own,
+        "S3 server (rclone)": night.server_cpu_s,
+    }
+    for name, seconds in shares.items():
+        yield row_of("CPU of the night", name, "s", [seconds], cpu_ms=1000 * seconds / night.images)
+    for name, size in (("ours", night.answer["peak_bytes"]), ("with Prefect's server", night.usage.peak_bytes)):
+        yield row_of("memory of the night", name, "MB", [size / 1e6])
+    yield from orchestration(night)
+
+
+def orchestration(night: Night) -> Iterator[Row]:
+    """Seconds of a night that are not the stages': start, Prefect around the tasks, MLflow's model."""
+    tasks, size = night.answer["tasks"], f"{night.images:,} images"
+    spent = {
+        "Python and imports": night.answer["started_s"],
+        "Prefect: flow without its tasks": night.answer["flow_s"] - sum(tasks.values()),
+        "MLflow: resolve and load the model": tasks.get("pin-model", 0.0),
+    }
+    for name, seconds in spent.items():
+        share = 100 * seconds / (night.answer["flow_s"] + night.answer["started_s"])
+        yield row_of("orchestration of the night", name, "s", [seconds], note=f"{size}, {share:.1f} % of the night")
+
+
+def anomalib_engine(plan: Plan, cast: Mapping[str, Contestant], ours_per_s: float | None, say: Say) -> Iterator[Row]:
+    """Anomalib's own way from image files on the local disk to scores, at the same input size, and its training."""
+    if ANOMALIB not in cast:
+        return
+    theirs = cast[ANOMALIB]
+    folder = str(folder_of_files(plan.folder.resolve() / "files", plan.engine_images, plan.defective_share))
+    jobs = {
+        "anomalib Engine.predict": ("predict", {"folder": folder, "size_px": plan.night_px, "visualise": True}),
+        "anomalib Engine.predict, no pictures": (
+            "predict",
+            {"folder": folder, "size_px": plan.night_px, "visualise": False},
+        ),
+        "anomalib Engine.fit": ("fit", {"folder": folder, "size_px": plan.night_px, "threads": theirs.threads}),
+    }
+    for name, (job, arguments) in jobs.items():
+        say(name)
+        try:
+            answer = theirs.do(job, **arguments)
+        except ContestantError as error:
+            yield row_of("from files, anomalib's engine", name, "images/s", [float("nan")], note=str(error))
+            continue
+        speed = answer["images_per_s"]
+        ratios = [ours_per_s / speed] if ours_per_s is not None and job == "predict" else []
+        yield row_of(
+            "from files, anomalib's engine",
+            name,
+            "images/s",
+            [speed],
+            size_px=plan.night_px,
+            threads=theirs.threads,
+            cpu_ms=answer.get("cpu_ms"),
+            ratios=ratios,
+            note=f"{answer['images']:.0f} images, without the trainer's start; compared with our night end to end",
+        )
+
+
+def growth(plan: Plan, plant: Plant, say: Say) -> Iterator[Row]:
+    """Nights of several sizes: speed, CPU, memory, and what orchestration takes."""
+    for n_images in plan.growth:
+        say(f"growth: night of {n_images:,} images")
+        night = plant.score(plant.new_day(n_images, plan.defective_share, plan.growth_px))
+        speed = night.images / night.answer["flow_s"]
+        images = f"{n_images:,} images" + (f" of {plan.growth_px} px" if plan.growth_px else "")
+        note = (
+            f"peak memory {night.answer['peak_bytes'] / 1e6:.0f} MB, own CPU {night.usage.cpu_of(night.own_pid):.0f} s"
+        )
+        yield _night_row("how a night's cost grows", images, speed, plan, night, note)
+        yield row_of("memory by size of the night", images, "MB", [night.answer["peak_bytes"] / 1e6])
+        yield from (
+            row_of(
+                "orchestration by size of the night", f"{images}: {row.contestant}", "s", [row.median], note=row.note
+            )
+            for row in orchestration(night)
+        )
+
+
+def many_keys(plan: Plan, say: Say) -> Iterator[Row]:
+    """Listing and set-difference of many keys, half of which are scored; see `keys`."""
+    say(f"listing and set-difference of {plan.keys:,} keys")
+    command = [sys.executable, "-m", "tests.benchmarks.bench.keys", "--keys", str(plan.keys)]
+    done = subprocess.run(command, check=True, cwd=ROOT, env=environment(1), capture_output=True, text=True)
+    answer = json.loads(done.stdout)
+    name = f"{plan.keys:,} keys"
+    yield row_of(name, "listing, without the server", "s", [answer["listing_s"]])
+    yield row_of(name, "set-difference with SQLite", "s", [answer["difference_s"]])
+    for word in ("before", "peak"):
+        text = "memory before the listing" if word == "before" else "memory at its highest"
+        yield row_of(name, text, "MB", [answer[f"{word}_bytes"] / 1e6])
+
+
+@contextmanager
+def _postgres() -> Iterator[str | None]:
+    """The URL of a throw-away PostgreSQL; None where its server is not installed."""
+    programs = server_programs()
+    if programs is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="inspection-bench-") as folder:
+        cluster = Cluster(programs, Path(folder))
+        cluster.start()
+        try:
+            yield f"{cluster.server}/postgres"
+        finally:
+            cluster.stop("immediate")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,105 @@
+"""A process of the benchmark's plant: makes and registers its model, or scores a day through the flow.
+
+    python -m tests.benchmarks.bench.night_process '{"job": "score", "day": "2026-03-02"}'
+
+Prints one line of JSON and ends. Prefect and MLflow are imported after the clock has started: their start is a part of
+what a night costs.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from datetime import date
+from itertools import islice
+from typing import Any
+
+from tests.benchmarks.bench.data import cell_files
+from tests.benchmarks.bench.plant import LINE
+
+STARTED = time.perf_counter()
+
+
+def prepare(images: int) -> dict[str, Any]:
+    """Train the line's detector on good cells for a short while, save it, register it as champion."""
+    import cv2
+    import numpy as np
+
+    from ganomaly import Detector
+    from ganomaly.splits import ROLES, plan_roles
+    from tasks.model_registry import CHAMPION, model_name
+    from tasks.systems import open_systems
+
+    systems = open_systems(LINE)
+    config = systems.line.detector
+    detector = Detector(config, device="cpu", snapshot_id="benchmark")
+    prepared = list(detector.prepare_all(list(islice(cell_files(defective=False), images))))
+    roles = plan_roles(prepared, None, config.calibration, config.training.seed).roles
+    pixels = {role: detector.stack(prepared, roles == role) for role in ROLES}
+    for _ in detector.train(pixels["train"]):
+        pass
+    detector.calibrate(np.concatenate([pixels["train"], pixels["fit"]]), pixels["calibrate"])
+    folder = systems.settings.work_dir / "detector"
+    detector.save(folder)
+    assert detector.calibration is not None
+    calibration = detector.calibration.id
+    tags = {"snapshot_id": "benchmark", "calibration_id": calibration, "code_version": "benchmark"}
+    example = cv2.imencode(".png", pixels["calibrate"][0])[1].tobytes()
+    with systems.registry.training_run(LINE, "benchmark", {"line": LINE}) as run:
+        version = run.log_model(folder, example, tags, model_name(LINE))
+    systems.registry.set_alias(version, CHAMPION)
+    return {"version": version.version}
+
+
+def score(day: str) -> dict[str, Any]:
+    """Score a day through the flow ``score-batch``.
+
+    Returns:
+        ``counts`` of the night; ``flow_s`` of the flow; ``started_s`` until it began; ``tasks``, the seconds of the
+        flow's tasks by name, as Prefect recorded them; ``peak_bytes``, the process's highest resident memory.
+    """
+    from dataclasses import asdict
+
+    from flows.score_batch import score_batch
+
+    imported = time.perf_counter()
+    night = score_batch(LINE, date.fromisoformat(day), device="cpu")
+    ended = time.perf_counter()
+    return {
+        "counts": asdict(night.counts),
+        "flow_s": ended - imported,
+        "started_s": imported - STARTED,
+        "tasks": task_seconds(),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def task_seconds() -> dict[str, float]:
+    """Seconds of the newest flow run's tasks, by the task's name."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        newest = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)[0]
+        runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[newest.id])))
+    seconds: dict[str, float] = {}
+    for run in runs:
+        name = run.name.rsplit("-", 1)[0] if run.name.count("-") else run.name.split()[0]
+        seconds[name] = seconds.get(name, 0.0) + run.total_run_time.total_seconds()
+    return seconds
+
+
+def main() -> None:
+    """Do the job that the argument names; libraries' prints go to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = json.loads(sys.argv[1])
+    answer = {"prepare": prepare, "score": score}[request.pop("job")](**request)
+    answers.write(json.dumps(answer) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

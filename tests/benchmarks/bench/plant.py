@@ -1,0 +1,137 @@
+"""A plant of the benchmark's own: an S3 server over a folder, a line with a registered model, days of images."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from infra.local_s3 import LocalS3
+from tests.benchmarks.bench.contest import ROOT, environment
+from tests.benchmarks.bench.data import lay_out_day
+from tests.benchmarks.bench.plan import Plan
+from tests.benchmarks.bench.processes import Usage, child_named, watching
+
+BUCKET = "plant"
+LINE = "bench"
+FIRST_DAY = date(2026, 3, 2)
+TRAINED_ON = 400
+FIRST_NIGHT = 16
+
+
+class NightError(RuntimeError):
+    """A process of the plant failed."""
+
+
+@dataclass(frozen=True)
+class Night:
+    """What one scoring of a day came to.
+
+    Attributes:
+        images: that were listed.
+        answer: what the process said of itself, see `night_process`.
+        usage: of the process and its children.
+        own_pid: the process that scored; its other processes are Prefect's.
+        server_cpu_s: of the S3 server meanwhile.
+    """
+
+    images: int
+    answer: dict[str, Any]
+    usage: Usage
+    own_pid: int
+    server_cpu_s: float
+
+
+class Plant:
+    """A running plant; made by `open_plant`."""
+
+    def __init__(self, folder: Path, threads: int, server: LocalS3, server_pid: int) -> None:
+        self.folder = folder
+        self.threads = threads
+        self.server = server
+        self.server_pid = server_pid
+        self._days = 0
+
+    @property
+    def detector(self) -> Path:
+        """The folder of the saved detector."""
+        return self.folder / "detector"
+
+    def environment(self, threads: int | None = None) -> dict[str, str]:
+        """The environment of a process of this plant."""
+        ours = {
+            **self.server.environment(),
+            "INSPECTION_WORK_DIR": str(self.folder),
+            "INSPECTION_BUCKET": BUCKET,
+            "INSPECTION_LINES_DIR": str(self.folder / "lines"),
+            "PREFECT_HOME": str(self.folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            "PREFECT_LOGGING_COLORS": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        kept = environment(threads or self.threads)
+        foreign = ("INSPECTION_", "PREFECT_", "MLFLOW_", "AWS_")
+        return {name: value for name, value in kept.items() if not name.startswith(foreign)} | ours
+
+    def new_day(self, n_images: int, defective_share: float, image_px: int = 0) -> date:
+        """Make a day of so many images and give its date."""
+        day = FIRST_DAY + timedelta(days=self._days)
+        self._days += 1
+        lay_out_day(self.folder / "bucket" / BUCKET, LINE, day, n_images, defective_share, image_px)
+        return day
+
+    def score(self, day: date) -> Night:
+        """Score a day in a process of its own, as a worker would.
+
+        Raises:
+            NightError: if it fails; names its log.
+        """
+        answer, usage, pid, server_cpu_s = self.run("score", day=day.isoformat())
+        return Night(int(answer["counts"]["listed"]), answer, usage, pid, server_cpu_s)
+
+    def run(self, job: str, **arguments: Any) -> tuple[dict[str, Any], Usage, int, float]:
+        """Run one job of `night_process`; gives its answer, its usage, its process id and the S3 server's CPU seconds.
+
+        Raises:
+            NightError: if it fails; names its log.
+        """
+        log = self.folder / "logs" / f"{job}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "tests.benchmarks.bench.night_process", json.dumps({"job": job, **arguments})]
+        with log.open("ab") as output, watching(self.server_pid) as server:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=output, text=True, cwd=ROOT, env=self.environment()
+            )
+            with watching(process.pid) as usage:
+                assert process.stdout is not None
+                text = process.stdout.readline()  # it waits with its end until we have looked at what it used
+            process.stdout.close()
+            status = process.wait()
+        if status or not text:
+            raise NightError(f"{job} ended with status {status}; its output is {log}")
+        return json.loads(text), usage, process.pid, server.total_cpu_s
+
+
+@contextmanager
+def open_plant(plan: Plan, threads: int) -> Iterator[Plant]:
+    """Start the server, write the line's file, train a short model on good cells and register it as champion."""
+    folder = (plan.folder / "plant").resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "lines").mkdir(parents=True)
+    (folder / "bucket" / BUCKET).mkdir(parents=True)
+    (folder / "lines" / f"{LINE}.toml").write_text(
+        f'line = "{LINE}"\n[recipe]\nsize_px = {plan.night_px}\nwindow = 1.0\n[training]\nepochs = 2\n'
+        "[calibration]\nfalse_reject_rate = 0.05\n",
+        encoding="utf-8",
+    )
+    with LocalS3(folder / "bucket", log_file=folder / "logs" / "s3.log") as server:
+        plant = Plant(folder, threads, server, child_named("rclone"))
+        plant.run("prepare", images=TRAINED_ON if plan.seconds >= 1 else 150)
+        plant.score(plant.new_day(FIRST_NIGHT, plan.defective_share))  # Prefect makes its database in the first one
+        yield plant
