@@ -14,7 +14,7 @@ from typing import Any, Self
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 
-OURS, AUTHORS, ANOMALIB = "ours", "authors' step, fp32", "anomalib"
+OURS, AUTHORS, ANOMALIB = "ours", "the authors' way, plain fp32", "anomalib"
 """Names of the contestants in tables."""
 
 

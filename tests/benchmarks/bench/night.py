@@ -213,7 +213,8 @@ def anomalib_engine(plan: Plan, cast: Mapping[str, Contestant], ours_per_s: floa
             threads=theirs.threads,
             cpu_ms=answer.get("cpu_ms"),
             ratios=ratios,
-            note=f"{answer['images']:.0f} images, without the trainer's start; compared with our night end to end",
+            note=f"{answer['images']:.0f} images, without the trainer's start"
+            + ("; compared with our night end to end" if ratios else ""),
         )
 
 
