@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganomaly.baselines import BASELINES, Scorer
-from ganomaly.benchmark.drawn_defects import KINDS, Kind, draw_defect
+from ganomaly.drawn_defects import KINDS, Kind, draw_defect
 
 COMPARED = ("nearest_image", "patch_gaussian")
 MAX_HELD_OUT = 64

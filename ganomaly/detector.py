@@ -18,6 +18,7 @@ from ganomaly.global_head import GROUPS
 from ganomaly.heads import FOLDS, UNSAMPLED, Heads, HeadsFitting
 from ganomaly.heatmap import HeatMapStatistics, smooth
 from ganomaly.models import Judgement, Model, build_model
+from ganomaly.models.base import Wanted
 from ganomaly.networks import folded
 from ganomaly.precision import Precision, arithmetic, choose_precision
 from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_images
@@ -257,11 +258,12 @@ class Detector:
             maps: whether heat maps will be made of it.
         """
         size_px, has_heads = self.config.recipe.size_px, self.heads is not None
-        views = has_heads and (maps or not set(HEAD_METHODS).isdisjoint(methods))
+        heads = has_heads and (maps or not set(HEAD_METHODS).isdisjoint(methods))
         second_pass = not has_heads or not {"gaussian", "paper"}.isdisjoint(methods)
+        wanted = Wanted(second_pass, self._groups if heads else ())
         parts: list[tuple[Tensor, ...]] = []
         for x, batch in self._batches(images_nhwc):
-            columns = self._columns(x, self._judge(x, second_pass=second_pass, views=views), maps=maps)
+            columns = self._columns(x, self._judge(x, wanted), maps=maps)
             parts.append(tuple(column[: len(batch)].float().cpu() for column in columns))
         if not parts:
             n_views, n_groups = (0, 0) if self.heads is None else self.heads.sizes
@@ -287,7 +289,7 @@ class Detector:
     def _judgements(self, images_nhwc: NDArray[np.uint8]) -> Iterator[Judgement]:
         """What the networks say about the images, batch by batch, without the padding."""
         for x, batch in self._batches(images_nhwc):
-            yield self._judge(x).first(len(batch))
+            yield self._judge(x, Wanted(groups=self._groups)).first(len(batch))
 
     def _batches(self, images_nhwc: NDArray[np.uint8]) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
         """Network input of one fixed shape, and the images that are in it."""
@@ -296,12 +298,16 @@ class Detector:
             batch = np.ascontiguousarray(images_nhwc[start : start + size])
             yield to_input(_pad(batch, size), self.device), batch
 
-    def _judge(self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True) -> Judgement:
+    @property
+    def _groups(self) -> tuple[str, ...]:
+        """Groups of features that the global head compares, or will when it is fitted."""
+        return tuple(GROUPS if self.heads is None else self.heads.neighbours.groups)
+
+    def _judge(self, x_bchw: Tensor, wanted: Wanted) -> Judgement:
         if self._folded is None:
             self._folded = folded(self.model)
         with arithmetic(self.precision, self.device):
-            groups = GROUPS if self.heads is None else self.heads.neighbours.groups
-            return self._folded.judge(x_bchw, second_pass=second_pass, views=views, groups=tuple(groups))
+            return self._folded.judge(x_bchw, wanted)
 
     def save(self, folder: str | Path) -> None:
         """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.detector_files`.

@@ -91,8 +91,8 @@ class _Fetched:
 class Trainer:
     """A model's two players and their optimisers, stepped together.
 
-    Each image goes through each network once; what a step learns about its losses stays on the device, so that nothing
-    waits for it before the epoch ends.
+    Each image goes through each network once. What a step learns about its losses stays on the device until the epoch
+    ends, but for D's, which the next step asks for.
     """
 
     def __init__(

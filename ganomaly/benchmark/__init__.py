@@ -6,6 +6,6 @@
 - `ganomaly.benchmark.run`: all jobs, resumable
 - `ganomaly.benchmark.rows`: what a job leaves on disk
 - `ganomaly.benchmark.results`: tables; `ganomaly.benchmark.figures`: pictures
-- `ganomaly.benchmark.textures`, `ganomaly.benchmark.drawn_defects`: data whose truth is known
+- `ganomaly.benchmark.textures`: photos of surfaces (and `ganomaly.drawn_defects`: defects whose place is known)
 - `ganomaly.benchmark.metrics`, `ganomaly.benchmark.localisation`: figures of merit of scores and heat maps
 """

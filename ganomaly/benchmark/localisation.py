@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ganomaly.benchmark.drawn_defects import (
+from ganomaly.benchmark.metrics import image_auroc, map_figures
+from ganomaly.config import DetectorConfig
+from ganomaly.drawn_defects import (
     CONTRASTS,
     KINDS,
     SIZES,
@@ -19,8 +21,6 @@ from ganomaly.benchmark.drawn_defects import (
     Size,
     draw_defect,
 )
-from ganomaly.benchmark.metrics import image_auroc, map_figures
-from ganomaly.config import DetectorConfig
 from ganomaly.heatmap import draw_overlay
 from ganomaly.preparation import ImageSource, Prepared, prepare_image
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ganomaly.benchmark.drawn_defects import CONTRASTS, KINDS, SIZES, draw_defect
+from ganomaly.drawn_defects import CONTRASTS, KINDS, SIZES, draw_defect
 from ganomaly.preparation import read_image
 from ganomaly.protocols import DataSet, Split
 

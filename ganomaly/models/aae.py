@@ -4,15 +4,12 @@ The discriminator looks at latent vectors, not at images: it keeps the codes of 
 so that the decoder knows no other images than normal ones.
 """
 
-from collections.abc import Collection
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from torch import Tensor, nn
 
-from ganomaly.global_head import GROUPS
 from ganomaly.losses import discriminator_loss, generator_loss
-from ganomaly.models.base import Judgement, Losses, Model
+from ganomaly.models.base import EVERYTHING, Judgement, Losses, Model, Wanted
 from ganomaly.networks import Decoder, Encoder, NetworkConfig
 
 
@@ -51,14 +48,7 @@ class AAE(Model):
             contextual=F.mse_loss(self.decoder(z_bd), x_bchw),
         )
 
-    def judge(
-        self,
-        x_bchw: Tensor,
-        *,
-        second_pass: bool = True,  # noqa: ARG002
-        views: bool = True,  # noqa: ARG002
-        groups: Collection[str] = tuple(GROUPS),  # noqa: ARG002
-    ) -> Judgement:
+    def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:  # noqa: ARG002
         """The mean squared error, which is what training makes small for normal images."""
         x_hat_bchw = self.decoder(self.encoder(x_bchw))
         score_b = (x_bchw - x_hat_bchw).square().flatten(1).mean(1)

@@ -4,14 +4,11 @@ Training knows no encoder (DCGAN, Radford et al. 2016). Scoring walks through th
 hundred steps for each image, and judges by how near the generator came.
 """
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
 
-from ganomaly.global_head import GROUPS
 from ganomaly.losses import discriminator_loss, generator_loss
-from ganomaly.models.base import Judgement, Losses, Model, ModelConfig, weighted_distance
+from ganomaly.models.base import EVERYTHING, Judgement, Losses, Model, ModelConfig, Wanted, weighted_distance
 from ganomaly.networks import Decoder, Discriminator, NetworkConfig
 
 
@@ -41,14 +38,7 @@ class AnoGAN(Model):
         real_b, fake_b = self.discriminator(x_bchw).logits_b, self.discriminator(fake_bchw).logits_b
         return Losses(discriminator=discriminator_loss(real_b, fake_b), adversarial=generator_loss(fake_b))
 
-    def judge(
-        self,
-        x_bchw: Tensor,
-        *,
-        second_pass: bool = True,  # noqa: ARG002
-        views: bool = True,  # noqa: ARG002
-        groups: Collection[str] = tuple(GROUPS),  # noqa: ARG002
-    ) -> Judgement:
+    def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:  # noqa: ARG002
         """Distance in pixels and features to the nearest G(z) that the search finds (section 2.2)."""
         f_bk = self.discriminator(x_bchw).features_bchw.flatten(1)
         z_bd = self.start_d.repeat(len(x_bchw), 1)

@@ -1,7 +1,7 @@
 """What training and detector need of a method: the losses of one step, and what it says about an image."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -68,6 +68,21 @@ class Judgement(NamedTuple):
         )
 
 
+class Wanted(NamedTuple):
+    """What of a judgement somebody needs; networks that serve nothing else do not run.
+
+    Attributes:
+        second_pass: whether ``score_b`` and ``features_bf`` are.
+        groups: which groups of ``appearance``, together with ``local_views``; none of either if empty.
+    """
+
+    second_pass: bool = True
+    groups: tuple[str, ...] = tuple(GROUPS)
+
+
+EVERYTHING = Wanted()
+
+
 class Model(nn.Module, ABC):
     """A discriminator, and all other networks, which play against it."""
 
@@ -91,16 +106,10 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
-    def judge(
-        self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True, groups: Collection[str] = tuple(GROUPS)
-    ) -> Judgement:
+    def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:
         """Judge images (B, C, S, S) in [-1, 1], each independently of the others in ``eval()`` mode.
 
-        Args:
-            x_bchw: images.
-            second_pass: whether ``score_b`` and ``features_bf`` are wanted; a method with no other score ignores it.
-            views: whether ``local_views`` and ``appearance`` are wanted, if the method has them.
-            groups: which groups of ``appearance``.
+        A method that has its own score only gives that, whatever is wanted.
         """
 
 

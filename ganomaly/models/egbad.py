@@ -4,15 +4,13 @@ An encoder learns beside the generator, so that scoring takes one pass where Ano
 pairs: (image, its code) or (generated image, the noise that it was made of).
 """
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ganomaly.global_head import GROUPS
 from ganomaly.losses import discriminator_loss
-from ganomaly.models.base import Judgement, Losses, Model, weighted_distance
+from ganomaly.models.base import EVERYTHING, Judgement, Losses, Model, Wanted, weighted_distance
 from ganomaly.networks import Decoder, Encoder, FeaturePyramid, NetworkConfig
 
 
@@ -82,14 +80,7 @@ class EGBAD(Model):
             adversarial=discriminator_loss(generated_b, encoded_b),  # the labels exchanged
         )
 
-    def judge(
-        self,
-        x_bchw: Tensor,
-        *,
-        second_pass: bool = True,  # noqa: ARG002
-        views: bool = True,  # noqa: ARG002
-        groups: Collection[str] = tuple(GROUPS),  # noqa: ARG002
-    ) -> Judgement:
+    def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:  # noqa: ARG002
         """Distance to G(E(x)) in pixels and in the features of D, with the same code E(x) beside both images."""
         z_bd = self.encoder(x_bchw)
         x_hat_bchw = self.generator(z_bd)

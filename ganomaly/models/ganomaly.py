@@ -3,16 +3,15 @@
 An image that looks normal comes back from the decoder as it was, and its second latent vector equals the first.
 """
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ganomaly.global_head import GROUPS, appearance, discriminator_layers
+from ganomaly.global_head import appearance, discriminator_layers
 from ganomaly.local_head import local_views
 from ganomaly.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss
-from ganomaly.models.base import Judgement, Losses, Model
+from ganomaly.models.base import EVERYTHING, Judgement, Losses, Model, Wanted
 from ganomaly.networks import Decoder, Discriminator, Encoder, NetworkConfig
 from ganomaly.scores import describe, paper_score
 
@@ -63,27 +62,25 @@ class GANomaly(Model):
             encoder=encoder_loss(fake.z_bd, fake.z_hat_bd),
         )
 
-    def judge(
-        self, x_bchw: Tensor, *, second_pass: bool = True, views: bool = True, groups: Collection[str] = tuple(GROUPS)
-    ) -> Judgement:
+    def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:
         """The latent distance (equation 6), the reconstruction, and what the scores of this package look at.
 
-        The second encoder runs only for the second pass, the discriminator only for the views.
+        The second encoder runs only for the second pass, the discriminator only for the groups.
         """
         encoded = self.generator.encoder.pyramid.activations(x_bchw)
         z_bd = self.generator.encoder.last_step(encoded[-1])
         x_hat_bchw = self.generator.decoder(z_bd)
         judged = Judgement(x_bchw.new_empty(0), x_hat_bchw, x_bchw.new_empty(0, 0))
-        if second_pass:
+        if wanted.second_pass:
             z_hat_bd = self.generator.second_encoder(x_hat_bchw)
             features_bf = describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd)
             judged = judged._replace(score_b=paper_score(z_bd, z_hat_bd), features_bf=features_bf)
-        if views:
+        if wanted.groups:
             seen = [layer_bchw.float() for layer_bchw in encoded[:3]]
-            layers = self.discriminator.pyramid.activations(x_bchw, discriminator_layers(groups))
+            layers = self.discriminator.pyramid.activations(x_bchw, discriminator_layers(wanted.groups))
             discriminated = [layer_bchw.float() for layer_bchw in layers]
             judged = judged._replace(
                 local_views=local_views(x_bchw, x_hat_bchw, seen[1]),
-                appearance=appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated, groups),
+                appearance=appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated, wanted.groups),
             )
         return judged

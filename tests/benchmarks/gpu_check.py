@@ -8,10 +8,11 @@ from 2.9, torchvision, numpy and OpenCV, and this checkout's package `ganomaly` 
 
 Checks, each with the tolerance it is held to: losses of a training step and scores of the same weights and images, GPU
 in fp32 and bf16 against CPU in fp32. Figures: images per second of training and scoring by size and precision, with the
-arithmetic of the convolutions that this makes as a share of the largest matrix product's speed measured here, and the
-bytes of weights and activations as a share of the speed of a large copy measured here. Last a night: threads decode
-and prepare JPEG and PNG images from memory, batches go through pinned memory to the device; busy is the share of time
-in which the device worked, by its own events. It ends with status 1 if a check fails.
+arithmetic of G's and E's convolutions that this makes (D's is left out, also in training) as a share of the largest
+matrix product's speed measured here, and the bytes of these convolutions' inputs and outputs as a share of the speed of
+a large copy measured here. Last a night: threads decode and prepare JPEG and PNG images from memory, batches go through
+pinned memory to the device; busy is the share of time in which the device worked, by its own events. It ends with
+status 1 if a check fails.
 """
 
 import argparse

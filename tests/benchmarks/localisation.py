@@ -25,7 +25,6 @@ from rich.progress import track
 
 from ganomaly import Detector, DetectorConfig
 from ganomaly.baselines import PatchGaussian, PixelGaussian
-from ganomaly.benchmark.drawn_defects import CONTRASTS, KINDS, SIZES
 from ganomaly.benchmark.localisation import (
     LocalisationRow,
     MapScorer,
@@ -36,6 +35,7 @@ from ganomaly.benchmark.localisation import (
 )
 from ganomaly.benchmark.textures import TEXTURES, texture
 from ganomaly.config import read_toml
+from ganomaly.drawn_defects import CONTRASTS, KINDS, SIZES
 from ganomaly.preparation import prepare_images, read_image
 from ganomaly.protocols import IMAGE_SUFFIXES, elpv
 

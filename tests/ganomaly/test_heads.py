@@ -11,6 +11,7 @@ from ganomaly.fusion import Fusion
 from ganomaly.global_head import FORMAT_3_GROUPS, GROUPS, MAX_KEPT, NearestNeighbours, appearance
 from ganomaly.heads import Heads
 from ganomaly.local_head import VIEWS, LocationMoments, image_scores, local_views, location_map
+from ganomaly.models.base import Wanted
 
 
 def views_of(n: int, seed: int) -> torch.Tensor:
@@ -155,7 +156,7 @@ def test_heads_of_format_3_keep_their_groups(trained: Detector) -> None:
     assert trained.heads is not None
     x = torch.rand(9, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        judged = trained.model.judge(x, groups=tuple(FORMAT_3_GROUPS))
+        judged = trained.model.judge(x, Wanted(groups=tuple(FORMAT_3_GROUPS)))
     fusion = Fusion.fit(np.ones((4, len(VIEWS))), np.ones((4, len(FORMAT_3_GROUPS))))
     old = Heads(trained.heads.local, NearestNeighbours.fit(judged.appearance, FORMAT_3_GROUPS), fusion)
     restored = Heads.from_arrays(old.to_arrays())

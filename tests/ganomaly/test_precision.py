@@ -52,8 +52,23 @@ def test_a_setting_is_what_it_says_and_auto_is_one_of_them() -> None:
     """A line that asks for float32 would be computed in bfloat16, or the other way round."""
     assert choose_precision("fp32", CPU) == "fp32"
     assert choose_precision("bf16", CPU) == "bf16"
-    assert choose_precision("auto", CPU) in ("fp32", "bf16")
     assert choose_precision("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_f": True, "avx512_bf16": True}, "bf16"),
+        ({"avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_auto_takes_what_the_processor_computes_in(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str
+) -> None:
+    """A processor without bfloat16 would emulate it, many times slower; one with it would be half used."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert choose_precision("auto", CPU) == expected
 
 
 @pytest.mark.parametrize("kind", ["ganomaly", "egbad", "aae"])

@@ -7,7 +7,6 @@ import pytest
 
 from ganomaly import Detector
 from ganomaly.baselines import PatchGaussian
-from ganomaly.benchmark.drawn_defects import KINDS
 from ganomaly.benchmark.localisation import (
     WithoutNetwork,
     draw_into,
@@ -15,6 +14,7 @@ from ganomaly.benchmark.localisation import (
     mean_by_kind,
     measure_localisation,
 )
+from ganomaly.drawn_defects import KINDS
 
 
 @pytest.fixture(scope="module")

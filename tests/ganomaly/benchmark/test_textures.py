@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ganomaly.benchmark import textures
-from ganomaly.benchmark.drawn_defects import KINDS
 from ganomaly.benchmark.textures import TEXTURES, TextureName, read_texture, texture
+from ganomaly.drawn_defects import KINDS
 from ganomaly.protocols import split
 
 needs_photos = pytest.mark.skipif(find_spec("skimage") is None, reason="needs the package scikit-image")

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ganomaly.benchmark.drawn_defects import (
+from ganomaly.drawn_defects import (
     CONTRASTS,
     EXTENT,
     KINDS,
