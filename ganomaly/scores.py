@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from sklearn.covariance import ledoit_wolf  # type: ignore[import-untyped]
 from torch import Tensor
 
 RESIDUAL_GRID = 8
@@ -78,6 +77,8 @@ class GaussianScore:
         """
         if len(features_nf) < 2:
             raise ValueError(f"the score's statistics need at least 2 normal images, got {len(features_nf)}")
+        from sklearn.covariance import ledoit_wolf  # type: ignore[import-untyped]  # noqa: PLC0415 - slow to import
+
         features = features_nf.astype(np.float64)
         mean = features.mean(0)
         scale = np.maximum(features.std(0), 1e-8)
