@@ -19,7 +19,7 @@ from ganomaly.heads import FOLDS, UNSAMPLED, Heads, HeadsFitting
 from ganomaly.heatmap import HeatMapStatistics, smooth
 from ganomaly.models import Judgement, Model, build_model
 from ganomaly.models.base import Wanted
-from ganomaly.networks import folded
+from ganomaly.networks import for_scoring
 from ganomaly.precision import Precision, arithmetic, choose_precision
 from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_images
 from ganomaly.scores import GaussianScore, residual_map
@@ -28,8 +28,9 @@ from ganomaly.training import EpochStats, to_input, train
 
 Verdict = Literal["ok", "flagged", "unusable"]
 
-SCORING_PIXELS = 2**18
-MAX_SCORING_BATCH = 128
+SCORING_BATCHES = {"cpu": (4, 2**17, 64), "gpu": (16, 2**20, 1024)}
+"""Fewest images, about so many pixels, and most images of a forward pass. More make a CPU hardly faster, and a single
+image is padded to as many."""
 
 HEAT_MAP_SAMPLE = 256
 """Images that suffice for the heat map's mean and deviation per location."""
@@ -41,12 +42,13 @@ HEAD_METHODS = ("fused", "local", "global")
 ALL_METHODS = (*HEAD_METHODS, "gaussian", "paper")
 
 
-def scoring_batch(size_px: int) -> int:
+def scoring_batch(size_px: int, device: torch.device) -> int:
     """Images per forward pass, always: smaller batches are padded, so that a score depends on no other image.
 
-    About as many pixels in each, on every machine: 128 images of 32 px, 64 of 64 px, 16 of 128 px.
+    On a CPU 64 images of 32 px, 32 of 64 px, 8 of 128 px.
     """
-    return max(1, min(MAX_SCORING_BATCH, SCORING_PIXELS // size_px**2))
+    fewest, pixels, most = SCORING_BATCHES["cpu" if device.type == "cpu" else "gpu"]
+    return max(fewest, min(most, pixels // size_px**2))
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Detector:
         model = build_model(recipe.size_px, recipe.channels, network, self.config.model, self._rng)
         self.model = model.to(self.device).eval()
         self.precision: Precision = choose_precision(network.precision, self.device)
-        self._folded: Model | None = None
+        self._scoring_model: Model | None = None
         self.gaussian: GaussianScore | None = None
         self.heads: Heads | None = None
         self.heat: HeatMapStatistics | None = None
@@ -163,7 +165,7 @@ class Detector:
             TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
         for stats in train(self.model, images_nhwc, self.config.training, self._rng, self.precision):
-            self._folded = None
+            self._scoring_model = None
             yield stats
 
     def calibrate(self, fit_nhwc: NDArray[np.uint8], calibrate_nhwc: NDArray[np.uint8]) -> None:
@@ -293,7 +295,7 @@ class Detector:
 
     def _batches(self, images_nhwc: NDArray[np.uint8]) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
         """Network input of one fixed shape, and the images that are in it."""
-        size = scoring_batch(self.config.recipe.size_px)
+        size = scoring_batch(self.config.recipe.size_px, self.device)
         for start in range(0, len(images_nhwc), size):
             batch = np.ascontiguousarray(images_nhwc[start : start + size])
             yield to_input(_pad(batch, size), self.device), batch
@@ -304,10 +306,10 @@ class Detector:
         return tuple(GROUPS if self.heads is None else self.heads.neighbours.groups)
 
     def _judge(self, x_bchw: Tensor, wanted: Wanted) -> Judgement:
-        if self._folded is None:
-            self._folded = folded(self.model)
+        if self._scoring_model is None:
+            self._scoring_model = for_scoring(self.model, self.precision, self.device)
         with arithmetic(self.precision, self.device):
-            return self._folded.judge(x_bchw, wanted)
+            return self._scoring_model.judge(x_bchw, wanted)
 
     def save(self, folder: str | Path) -> None:
         """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.detector_files`.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from ganomaly.precision import PrecisionSetting
+from ganomaly.precision import Precision, PrecisionSetting
 
 MIN_SIZE_PX = 32
 SIZE_STEP_PX = 16
@@ -177,6 +177,18 @@ def _draw_normal(weight: Tensor, mean: float, generator: torch.Generator) -> Non
     weight.copy_(torch.empty(weight.shape).normal_(mean, 0.02, generator=generator))
 
 
+def for_scoring(module: _Module, precision: Precision, device: torch.device) -> _Module:
+    """A copy that gives the same results faster: batch norm folded into convolutions, on a CPU their weights packed."""
+    module = folded(module)
+    if device.type == "cpu":
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        for parent in list(module.modules()):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and _can_pack(dtype):
+                    setattr(parent, name, PackedConvolution(layer, dtype))
+    return module
+
+
 @torch.no_grad()
 def folded(module: _Module) -> _Module:
     """A copy for scoring with the same result: each batch norm is multiplied into the convolution before it."""
@@ -188,3 +200,57 @@ def folded(module: _Module) -> _Module:
                 layers[at - 1] = fuse_conv_bn_eval(before, norm, transpose=isinstance(before, nn.ConvTranspose2d))
                 del layers[at]
     return module.to(memory_format=torch.channels_last)
+
+
+PACKING = (
+    "_reorder_convolution_weight",
+    "_convolution_pointwise",
+    "_reorder_convolution_transpose_weight",
+    "_convolution_transpose_pointwise",
+)
+
+
+class PackedConvolution(nn.Module):
+    """A convolution for scoring on a CPU, whose weights lie in memory as oneDNN's kernel reads them.
+
+    A plain convolution casts its weights and brings them into that order for every batch, which takes most of the time
+    of a small one. Results are the same bit by bit. Where gradients are asked for, the plain convolution serves.
+
+    Args:
+        plain: the convolution.
+        dtype: that it computes in.
+    """
+
+    def __init__(self, plain: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.plain = plain
+        self.dtype = dtype
+        self.bias = None if plain.bias is None else plain.bias.detach().to(dtype)
+        self._packed: dict[tuple[int, ...], Tensor] = {}  # oneDNN may want another order for another shape
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """As the plain convolution does, (B, C, H, W) to (B, C', H', W')."""
+        if torch.is_grad_enabled():
+            return self.plain(x_bchw)  # type: ignore[no-any-return]
+        plain, ops, x_bchw = self.plain, torch.ops.mkldnn, x_bchw.to(self.dtype)
+        where: tuple[object, ...] = (plain.stride, plain.dilation, plain.groups)
+        if isinstance(plain, nn.ConvTranspose2d):
+            where = (plain.padding, plain.output_padding, *where)
+            pack, convolve = ops._reorder_convolution_transpose_weight, ops._convolution_transpose_pointwise
+        else:
+            where = (plain.padding, *where)
+            pack, convolve = ops._reorder_convolution_weight, ops._convolution_pointwise
+        shape = tuple(x_bchw.shape)
+        if shape not in self._packed:
+            self._packed[shape] = pack(plain.weight.to(self.dtype), *where, shape)
+        result: Tensor = convolve(x_bchw, self._packed[shape], self.bias, *where, "none", [], "")
+        return result
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch and this CPU have what `PackedConvolution` needs: it is not public, so it may be missing."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in PACKING):
+        return False
+    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -95,9 +95,7 @@ class Trainer:
     ends, but for D's, which the next step asks for.
     """
 
-    def __init__(
-        self, model: Model, config: TrainingConfig, rng: torch.Generator, precision: Precision = "fp32"
-    ) -> None:
+    def __init__(self, model: Model, config: TrainingConfig, rng: torch.Generator, precision: Precision) -> None:
         self.model = model
         self.config = config
         self.rng = rng
@@ -166,7 +164,7 @@ def train(
     images_nhwc: NDArray[np.uint8],
     config: TrainingConfig,
     rng: torch.Generator,
-    precision: Precision = "fp32",
+    precision: Precision,
 ) -> Iterator[EpochStats]:
     """Train a model in place, one epoch for each value that is drawn from the iterator.
 

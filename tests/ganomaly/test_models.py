@@ -106,7 +106,7 @@ def test_every_kind_builds_in_every_size(kind: str, size_px: int, channels: int)
     """A line could be configured with a size that crashes in its first step."""
     model, rng = build(kind, size_px, channels)
     x = to_input(random_images(4, size_px, channels), CPU)
-    losses = Trainer(model.train(), TrainingConfig(), rng).step(x)
+    losses = Trainer(model.train(), TrainingConfig(), rng, "fp32").step(x)
     assert torch.isfinite(losses).all()
     judged = model.eval().judge(x)
     assert judged.score_b.shape == (4,)
@@ -143,7 +143,7 @@ def test_both_players_have_all_weights(kind: str) -> None:
     assert {id(p) for p in generator} | {id(p) for p in discriminator} == {id(p) for p in model.parameters()}
     assert not {id(p) for p in generator} & {id(p) for p in discriminator}
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    list(train(model, random_images(16), TrainingConfig(epochs=1, batch_size=8), rng))
+    list(train(model, random_images(16), TrainingConfig(epochs=1, batch_size=8), rng, "fp32"))
     assert [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])] == []
 
 
@@ -160,7 +160,7 @@ def test_extreme_images_give_finite_losses_gradients_and_scores(kind: str, image
     players = model.players()
     for parameter, gradient in zip(players[0], _gradients(model, pixels, rng), strict=True):
         assert torch.isfinite(gradient).all(), parameter.shape
-    list(train(model, pixels, TrainingConfig(epochs=3, batch_size=4), rng))
+    list(train(model, pixels, TrainingConfig(epochs=3, batch_size=4), rng, "fp32"))
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
     with torch.no_grad():
         for score in (model.judge(to_input(pixels, CPU)).score_b, model.judge(to_input(pixels[:1], CPU)).score_b):
@@ -168,7 +168,7 @@ def test_extreme_images_give_finite_losses_gradients_and_scores(kind: str, image
 
 
 def _gradients(model: Model, pixels: np.ndarray, rng: torch.Generator) -> list[torch.Tensor]:
-    trainer = Trainer(model, TrainingConfig(), rng)
+    trainer = Trainer(model, TrainingConfig(), rng, "fp32")
     losses = model.losses(to_input(pixels, CPU), rng)
     loss = trainer._generator_loss(losses)
     return list(torch.autograd.grad(loss, trainer.generator_parameters))
@@ -250,7 +250,7 @@ def test_a_generator_learns_what_normal_images_look_like() -> None:
     images = (columns + np.random.default_rng(0).integers(-20, 21, (64, 32, 32, 1))).astype(np.uint8)
     z = torch.empty(8, 16).uniform_(-1, 1, generator=rng)
     distances = []
-    for _ in train(model, images, TrainingConfig(epochs=40, batch_size=8, learning_rate=1e-3), rng):
+    for _ in train(model, images, TrainingConfig(epochs=40, batch_size=8, learning_rate=1e-3), rng, "fp32"):
         with torch.no_grad():
             distances.append((model.generator(z) - to_input(images[:1], CPU)).abs().mean().item())
     assert min(distances) < 0.5 * distances[0]

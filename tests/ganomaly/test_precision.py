@@ -9,7 +9,7 @@ import torch
 
 from ganomaly import Detector, DetectorConfig
 from ganomaly.models import ModelConfig, build_model
-from ganomaly.networks import NetworkConfig, folded
+from ganomaly.networks import NetworkConfig, PackedConvolution, folded, for_scoring
 from ganomaly.precision import Precision, arithmetic, choose_precision
 from ganomaly.training import Trainer, TrainingConfig, to_input
 
@@ -92,6 +92,37 @@ def test_folding_batch_norm_changes_nothing(kind: str) -> None:
     assert found.appearance.keys() == expected.appearance.keys()
     for name, group in found.appearance.items():
         torch.testing.assert_close(group, expected.appearance[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["ganomaly", "egbad", "aae"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 1e-2)])
+def test_packed_weights_change_nothing(kind: str, precision: Precision, tolerance: float) -> None:
+    """What is faster would judge differently, or nothing be packed and nothing be faster."""
+    config = ModelConfig.model_validate({"kind": kind})
+    model = build_model(48, 1, NetworkConfig(features=8), config, torch.Generator().manual_seed(3)).eval()
+    plain, packed = folded(model), for_scoring(model, precision, CPU)
+    assert (
+        any(isinstance(layer, PackedConvolution) for layer in packed.modules()) is torch.backends.mkldnn.is_available()
+    )
+    x_bchw = torch.rand(4, 1, 48, 48) * 2 - 1
+    for some_bchw in (x_bchw, x_bchw[:1]):  # another shape may want other weights
+        with torch.no_grad(), arithmetic(precision, CPU):
+            expected, found = plain.judge(some_bchw), packed.judge(some_bchw)
+        torch.testing.assert_close(found.score_b, expected.score_b, rtol=tolerance, atol=1e-7)
+        torch.testing.assert_close(found.x_hat_bchw, expected.x_hat_bchw, rtol=tolerance, atol=1e-7)
+
+
+def test_packed_weights_know_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AnoGAN's search would stand still; a PyTorch without the operators could not score."""
+    plain = torch.nn.Conv2d(1, 3, 4, 2, 1)
+    x_bchw = torch.rand(2, 1, 8, 8, requires_grad=True)
+    PackedConvolution(plain, torch.float32)(x_bchw).sum().backward()
+    assert x_bchw.grad is not None
+    assert x_bchw.grad.any()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    model = for_scoring(torch.nn.Sequential(plain), "fp32", CPU)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x_bchw), plain(x_bchw))
 
 
 def test_training_in_bf16_follows_fp32_and_keeps_float32_weights() -> None:

@@ -33,7 +33,7 @@ def test_every_size_reconstructs_its_shape_and_trains(size_px: int, channels: in
     images = np.random.default_rng(0).integers(0, 255, (4, size_px, size_px, channels), dtype=np.uint8)
     x = to_input(images, CPU)
     before = model.generator.encoder.to_latent.weight.clone()
-    losses = Trainer(model, TrainingConfig(), rng).step(x)
+    losses = Trainer(model, TrainingConfig(), rng, "fp32").step(x)
     assert torch.isfinite(losses).all()
     assert not torch.equal(before, model.generator.encoder.to_latent.weight)
     out = model.generator(x)
@@ -62,7 +62,7 @@ def test_training_learns() -> None:
     columns = np.linspace(0, 255, 32).astype(np.uint8)
     images = np.tile(columns[None, None, :, None], (32, 32, 1, 1))
     config = TrainingConfig(epochs=12, batch_size=8, learning_rate=2e-3)
-    history = list(train(model, images, config, rng))
+    history = list(train(model, images, config, rng, "fp32"))
     assert [stats.epoch for stats in history] == list(range(1, 13))
     assert history[-1].loss_contextual < 0.5 * history[0].loss_contextual
     assert not model.training
@@ -76,7 +76,7 @@ def test_divergence_names_epoch_and_loss_and_keeps_the_last_good_weights(network
     """A detector of nan weights would be calibrated and registered, or hours of good training be lost."""
     model, rng = build()
     images = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 1), dtype=np.uint8)
-    epochs = train(model, images, TrainingConfig(epochs=3, batch_size=8), rng)
+    epochs = train(model, images, TrainingConfig(epochs=3, batch_size=8), rng, "fp32")
     next(epochs)
     good = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     broken = next(getattr(model.generator, network).parameters())
@@ -105,7 +105,7 @@ def test_weights_that_diverge_in_the_last_step_are_found() -> None:
         np.errstate(over="ignore"),
         pytest.raises(TrainingDivergedError, match=r"epoch 1 of 1: .* after them generator\..*drawn at the start"),
     ):
-        list(train(model, images, TrainingConfig(epochs=1, weight_contextual=1e38, weight_encoder=1e38), rng))
+        list(train(model, images, TrainingConfig(epochs=1, weight_contextual=1e38, weight_encoder=1e38), rng, "fp32"))
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
 
@@ -113,7 +113,7 @@ def test_collapsed_discriminator_is_drawn_anew() -> None:
     """The adversarial loss would teach nothing after the discriminator wins once."""
     model, rng = build()
     generator, discriminator = model.generator, model.discriminator
-    trainer = Trainer(model, TrainingConfig(), rng)
+    trainer = Trainer(model, TrainingConfig(), rng, "fp32")
     x = to_input(np.random.default_rng(0).integers(0, 255, (8, 32, 32, 1), dtype=np.uint8), CPU)
     with torch.no_grad():  # features of real and reconstructed images differ; let one weight tell them far apart
         features_real, features_fake = (discriminator(i).features_bchw for i in (x, generator(x).x_hat_bchw))
