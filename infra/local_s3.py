@@ -17,6 +17,8 @@ from typing import Self
 
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 5
+LISTING_DELAY_S = 10
+"""So long after a listing the server may not see files that were put into the folder behind its back."""
 
 # The shell becomes rclone; beside it a watcher waits on our pipe. The pipe ends when we close it and also when we are
 # killed, so the server never outlives its owner. A line on the pipe means: rclone is gone, there is nothing to stop.
@@ -77,7 +79,8 @@ class LocalS3:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         # an in-memory configuration, so that a user's own rclone settings change nothing here
-        serve = [rclone, "--config", "", "serve", "s3", "--addr", f"127.0.0.1:{self.port}", "--dir-cache-time", "10s"]
+        serve = [rclone, "--config", "", "serve", "s3", "--addr", f"127.0.0.1:{self.port}"]
+        serve += ["--dir-cache-time", f"{LISTING_DELAY_S}s"]
         with self.log_file.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell reads them
                 ["/bin/sh", "-c", _RUN_WITH_WATCHER, "local-s3", *serve, str(self.folder)],

@@ -9,11 +9,7 @@ with one undisturbed night.
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +30,7 @@ from tasks.report_store import ReportStore, ScoringRun
 from tests.faults.fault_proxy import PASSING_FAULTS, FaultProxy
 from tests.faults.night_process import Nights
 from tests.faults.postgres_cluster import Cluster, tell
+from tests.prefect_server import PrefectServer, running_prefect_server
 
 LINE = "plates"
 WEEK, NIGHT = date(2026, 3, 7), date(2026, 3, 8)
@@ -464,33 +461,10 @@ def test_a_suspended_run_loses_its_claims(plant: Plant, reference: Reference) ->
 
 
 @pytest.fixture
-def mortal_server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Prefect server that may be killed: its API's address, and its process, which leads a group."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("prefect")), "server", "start", "--host", "127.0.0.1"]
-    environment = warm_environment("", PREFECT_HOME=str(tmp_path), PREFECT_SERVER_ANALYTICS_ENABLED="false")
-    del environment["PREFECT_API_URL"]
-    with (tmp_path / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            [*command, "--port", str(port)], env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + SOON_S
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None
-                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-3000:]
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/api", server
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+def mortal_server(tmp_path: Path) -> Iterator[PrefectServer]:
+    """A Prefect server that may be killed."""
+    with running_prefect_server(tmp_path / "prefect", warm_environment("")) as server:
+        yield server
 
 
 @pytest.mark.timeout(900)
@@ -501,15 +475,14 @@ def mortal_server(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]
 )
 @pytest.mark.parametrize("plant", ["sqlite"], indirect=True)
 def test_the_night_outlives_the_prefect_server(
-    plant: Plant, reference: Reference, mortal_server: tuple[str, subprocess.Popen[bytes]]
+    plant: Plant, reference: Reference, mortal_server: PrefectServer
 ) -> None:
     """Broken if a night's verdicts or its report depend on the orchestrator being there until the end."""
-    url, server = mortal_server
-    with Nights(warm_environment(url, PREFECT_CLIENT_MAX_RETRIES="1")) as nights:
+    with Nights(warm_environment(mortal_server.url, PREFECT_CLIENT_MAX_RETRIES="1")) as nights:
         victim = replace(plant, nights=nights)
         pid = victim.start()
         wait_for(lambda: victim.committed() > 100, victim)
-        os.killpg(server.pid, signal.SIGKILL)
+        os.killpg(mortal_server.process.pid, signal.SIGKILL)
         nights.status(pid, block=True)
     newest = plant.runs()[-1]
     assert (newest.state, newest.message) == ("completed", ""), plant.log[-5000:]

@@ -3,13 +3,8 @@
 import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,79 +15,37 @@ from deployments.demo_plant import FIRST_DAY, LAST_DAY, normal_list, normal_list
 from tasks.object_store import ObjectStore
 from tasks.report_store import ReportStore
 from tasks.systems import open_systems
+from tests.prefect_server import PREFECT, running_prefect_server, stop_group
 
 ROOT = Path(__file__).resolve().parents[2]
-PREFECT = str(Path(sys.executable).with_name("prefect"))
 LINE = "elpv-mono"
-START_TIMEOUT_S = 180
 TRAIN_TIMEOUT_S = 600
 
 pytestmark = pytest.mark.skipif(find_spec("elpv_dataset") is None, reason="needs the package elpv-dataset")
 
 
-def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_healthy(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the server answers."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except (OSError, urllib.error.URLError):
-            time.sleep(0.5)
-    pytest.fail(f"the Prefect server did not start:\n{log.read_text()[-3000:]}")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End one process that this test started, and what it started."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @pytest.fixture
 def server(environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     """A running Prefect server and a worker of pool `gpu`; gives the environment that finds them."""
-    port = free_port()
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         monkeypatch.delenv(name)
-    settings = {
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
     shutil.copy(ROOT / "deployments" / "lines" / f"{LINE}.toml", tmp_path / "lines")
-    env = {**os.environ, **settings}
-    log = tmp_path / "prefect.log"
-    with log.open("wb") as file:
-        options = {"env": env, "cwd": ROOT, "stdout": file, "stderr": file, "stdin": subprocess.DEVNULL}
-        start = [PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        api = subprocess.Popen(start, start_new_session=True, **options)
+    with running_prefect_server(tmp_path / "prefect", os.environ) as api, (tmp_path / "worker.log").open("wb") as log:
+        settings = {
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "PREFECT_API_URL": api.url,
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        env = {**os.environ, **settings}
+        options = {"env": env, "cwd": ROOT, "stdout": log, "stderr": log, "stdin": subprocess.DEVNULL}
+        for pool in ("gpu", "cpu"):
+            subprocess.run([PREFECT, "work-pool", "create", pool, "--type", "process"], check=True, **options)
+        worker = subprocess.Popen([PREFECT, "worker", "start", "--pool", "gpu"], start_new_session=True, **options)
         try:
-            wait_until_healthy(settings["PREFECT_API_URL"], api, log)
-            for pool in ("gpu", "cpu"):
-                create = [PREFECT, "work-pool", "create", pool, "--type", "process"]
-                subprocess.run(create, check=True, **options)
-            work = [PREFECT, "worker", "start", "--pool", "gpu"]
-            worker = subprocess.Popen(work, start_new_session=True, **options)
-            try:
-                yield env
-            finally:
-                stop(worker)
+            yield env
         finally:
-            stop(api)
+            stop_group(worker)
 
 
 def test_deploy_and_run_training(server: dict[str, str], bucket: ObjectStore) -> None:

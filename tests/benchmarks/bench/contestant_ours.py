@@ -9,6 +9,7 @@ import torch
 
 from ganomaly import Detector, DetectorConfig
 from ganomaly.models import build_model
+from ganomaly.precision import choose_precision
 from ganomaly.training import Trainer, to_input
 from tests.benchmarks.bench.serving import run_for, serve, time_each
 
@@ -33,7 +34,8 @@ def trainer(size_px: int) -> Trainer:
     config = config_of(size_px, "paper")
     rng = torch.Generator().manual_seed(0)
     model = build_model(size_px, 1, config.network, config.model, rng)
-    return Trainer(model.train(), config.training, rng)
+    precision = choose_precision(config.network.precision, torch.device("cpu"))
+    return Trainer(model.train(), config.training, rng, precision)
 
 
 @cache

@@ -76,12 +76,12 @@ def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, list[Row
         for number in range(plan.rounds + 1):  # the first is the warm-up
             for name, (job, arguments) in jobs.items():
                 say(f"stage: {name}")
-                before = cpu_seconds(plant.server_pid)
+                before = cpu_seconds(plant.s3_pid)
                 answer = stages.do(job, **arguments)
                 if number:
                     values[name].append(answer["images_per_s"])
                     cpu[name].append(answer["cpu_ms"])
-                    server[name].append(1000 * (cpu_seconds(plant.server_pid) - before) / n)
+                    server[name].append(1000 * (cpu_seconds(plant.s3_pid) - before) / n)
     medians = {name: statistics.median(found) for name, found in cpu.items()}
     rows = [
         row_of("stages, each alone", name, "images/s", values[name], threads=1, cpu_ms=medians[name], size_px=px)
@@ -147,7 +147,7 @@ def whole_night(plan: Plan, plant: Plant, stages: Stages, say: Say) -> tuple[Sta
 
 
 def _night_row(workload: str, who: str, speed: float, plan: Plan, night: Night, note: str) -> Row:
-    cpu_ms = 1000 * (night.usage.total_cpu_s + night.server_cpu_s) / night.images
+    cpu_ms = 1000 * sum(used.total_cpu_s for used in (night.own, night.s3, night.prefect)) / night.images
     return row_of(
         workload, who, "images/s", [speed], size_px=plan.night_px, threads=max(plan.threads), cpu_ms=cpu_ms, note=note
     )
@@ -155,15 +155,10 @@ def _night_row(workload: str, who: str, speed: float, plan: Plan, night: Night, 
 
 def _costs(plan: Plan, night: Night) -> Iterator[Row]:
     """CPU seconds by process, memory, and what Prefect and MLflow add."""
-    own = night.usage.cpu_of(night.own_pid)
-    shares = {
-        "ours": own,
-        "Prefect's server": night.usage.total_cpu_s - own,
-        "S3 server (rclone)": night.server_cpu_s,
-    }
-    for name, seconds in shares.items():
-        yield row_of("CPU of the night", name, "s", [seconds], cpu_ms=1000 * seconds / night.images)
-    for name, size in (("ours", night.answer["peak_bytes"]), ("with Prefect's server", night.usage.peak_bytes)):
+    shares = {"ours": night.own, "Prefect's server": night.prefect, "S3 server (rclone)": night.s3}
+    for name, used in shares.items():
+        yield row_of("CPU of the night", name, "s", [used.total_cpu_s], cpu_ms=1000 * used.total_cpu_s / night.images)
+    for name, size in (("ours", night.answer["peak_bytes"]), ("Prefect's server", night.prefect.peak_bytes)):
         yield row_of("memory of the night", name, "MB", [size / 1e6])
     yield from orchestration(night)
 
@@ -225,9 +220,7 @@ def growth(plan: Plan, plant: Plant, say: Say) -> Iterator[Row]:
         night = plant.score(plant.new_day(n_images, plan.defective_share, plan.growth_px))
         speed = night.images / night.answer["flow_s"]
         images = f"{n_images:,} images" + (f" of {plan.growth_px} px" if plan.growth_px else "")
-        note = (
-            f"peak memory {night.answer['peak_bytes'] / 1e6:.0f} MB, own CPU {night.usage.cpu_of(night.own_pid):.0f} s"
-        )
+        note = f"peak memory {night.answer['peak_bytes'] / 1e6:.0f} MB, own CPU {night.own.total_cpu_s:.0f} s"
         yield _night_row("how a night's cost grows", images, speed, plan, night, note)
         yield row_of("memory by size of the night", images, "MB", [night.answer["peak_bytes"] / 1e6])
         yield from (

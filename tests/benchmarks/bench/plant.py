@@ -1,9 +1,11 @@
-"""A plant of the benchmark's own: an S3 server over a folder, a line with a registered model, days of images."""
+"""A plant of the benchmark's own: an S3 server over a folder, a Prefect server, a line with a model, days of images."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +13,12 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from infra.local_s3 import LocalS3
+from infra.local_s3 import LISTING_DELAY_S, LocalS3
 from tests.benchmarks.bench.contest import ROOT, environment
 from tests.benchmarks.bench.data import lay_out_day
 from tests.benchmarks.bench.plan import Plan
 from tests.benchmarks.bench.processes import Usage, child_named, watching
+from tests.prefect_server import PrefectServer, running_prefect_server
 
 BUCKET = "plant"
 LINE = "bench"
@@ -35,26 +38,27 @@ class Night:
     Attributes:
         images: that were listed.
         answer: what the process said of itself, see `night_process`.
-        usage: of the process and its children.
-        own_pid: the process that scored; its other processes are Prefect's.
-        server_cpu_s: of the S3 server meanwhile.
+        own: what the process used.
+        s3: what the S3 server used meanwhile.
+        prefect: what the Prefect server used meanwhile.
     """
 
     images: int
     answer: dict[str, Any]
-    usage: Usage
-    own_pid: int
-    server_cpu_s: float
+    own: Usage
+    s3: Usage
+    prefect: Usage
 
 
 class Plant:
     """A running plant; made by `open_plant`."""
 
-    def __init__(self, folder: Path, threads: int, server: LocalS3, server_pid: int) -> None:
+    def __init__(self, folder: Path, threads: int, s3: LocalS3, prefect: PrefectServer) -> None:
         self.folder = folder
         self.threads = threads
-        self.server = server
-        self.server_pid = server_pid
+        self.s3 = s3
+        self.s3_pid = child_named("rclone")
+        self.prefect = prefect
         self._days = 0
 
     @property
@@ -65,13 +69,12 @@ class Plant:
     def environment(self, threads: int | None = None) -> dict[str, str]:
         """The environment of a process of this plant."""
         ours = {
-            **self.server.environment(),
+            **self.s3.environment(),
             "INSPECTION_WORK_DIR": str(self.folder),
             "INSPECTION_BUCKET": BUCKET,
             "INSPECTION_LINES_DIR": str(self.folder / "lines"),
             "PREFECT_HOME": str(self.folder / "prefect"),
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+            "PREFECT_API_URL": self.prefect.url,
             "PREFECT_LOGGING_COLORS": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
@@ -84,6 +87,7 @@ class Plant:
         day = FIRST_DAY + timedelta(days=self._days)
         self._days += 1
         lay_out_day(self.folder / "bucket" / BUCKET, LINE, day, n_images, defective_share, image_px)
+        time.sleep(LISTING_DELAY_S + 1)
         return day
 
     def score(self, day: date) -> Night:
@@ -92,11 +96,11 @@ class Plant:
         Raises:
             NightError: if it fails; names its log.
         """
-        answer, usage, pid, server_cpu_s = self.run("score", day=day.isoformat())
-        return Night(int(answer["counts"]["listed"]), answer, usage, pid, server_cpu_s)
+        answer, own, s3, prefect = self.run("score", day=day.isoformat())
+        return Night(int(answer["counts"]["listed"]), answer, own, s3, prefect)
 
-    def run(self, job: str, **arguments: Any) -> tuple[dict[str, Any], Usage, int, float]:
-        """Run one job of `night_process`; gives its answer, its usage, its process id and the S3 server's CPU seconds.
+    def run(self, job: str, **arguments: Any) -> tuple[dict[str, Any], Usage, Usage, Usage]:
+        """Run one job of `night_process`; gives its answer, and what it, the S3 server and the Prefect server used.
 
         Raises:
             NightError: if it fails; names its log.
@@ -104,23 +108,23 @@ class Plant:
         log = self.folder / "logs" / f"{job}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "tests.benchmarks.bench.night_process", json.dumps({"job": job, **arguments})]
-        with log.open("ab") as output, watching(self.server_pid) as server:
+        with log.open("ab") as output, watching(self.s3_pid) as s3, watching(self.prefect.process.pid) as prefect:
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=output, text=True, cwd=ROOT, env=self.environment()
             )
-            with watching(process.pid) as usage:
+            with watching(process.pid) as own:
                 assert process.stdout is not None
                 text = process.stdout.readline()  # it waits with its end until we have looked at what it used
             process.stdout.close()
             status = process.wait()
         if status or not text:
             raise NightError(f"{job} ended with status {status}; its output is {log}")
-        return json.loads(text), usage, process.pid, server.total_cpu_s
+        return json.loads(text), own, s3, prefect
 
 
 @contextmanager
 def open_plant(plan: Plan, threads: int) -> Iterator[Plant]:
-    """Start the server, write the line's file, train a short model on good cells and register it as champion."""
+    """Start the servers, write the line's file, train a short model on good cells and register it as champion."""
     folder = (plan.folder / "plant").resolve()
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "lines").mkdir(parents=True)
@@ -130,8 +134,11 @@ def open_plant(plan: Plan, threads: int) -> Iterator[Plant]:
         "[calibration]\nfalse_reject_rate = 0.05\n",
         encoding="utf-8",
     )
-    with LocalS3(folder / "bucket", log_file=folder / "logs" / "s3.log") as server:
-        plant = Plant(folder, threads, server, child_named("rclone"))
+    with (
+        LocalS3(folder / "bucket", log_file=folder / "logs" / "s3.log") as s3,
+        running_prefect_server(folder / "prefect", os.environ) as prefect,
+    ):
+        plant = Plant(folder, threads, s3, prefect)
         plant.run("prepare", images=TRAINED_ON if plan.seconds >= 1 else 150)
-        plant.score(plant.new_day(FIRST_NIGHT, plan.defective_share))  # Prefect makes its database in the first one
+        plant.score(plant.new_day(FIRST_NIGHT, plan.defective_share))  # the servers warm up as well
         yield plant
