@@ -179,11 +179,15 @@ def _finish(work: Work, log: "BenchmarkLog | None") -> None:
 
     store = RowStore(work.output)
     rows = choose_rows(store.rows(), work.jobs)
+    defects = store.defect_rows(rows)
     figures = draw_all(rows, store, work.output / "figures")
     tables = [work.output / "results.parquet", work.output / "results.md"]
     write_parquet(rows, tables[0])
+    if defects:
+        tables.append(work.output / "drawn-defects.parquet")
+        write_parquet(defects, tables[-1])
     names = [path.relative_to(work.output).as_posix() for path in figures]
-    write_markdown(rows, tables[1], command=_command(), figures=names)
+    write_markdown(rows, tables[1], command=_command(), figures=names, defects=defects)
     typer.echo(f"{len(rows)} rows and {len(figures)} figures in {tables[1]}")
     failed = _failed(work.jobs, rows)
     if log is not None:

@@ -5,6 +5,7 @@ Each function takes data and returns a matplotlib figure; `draw_all` knows which
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,7 @@ from sklearn.manifold import TSNE  # type: ignore[import-untyped]
 from ganomaly.benchmark.plan import BASELINES
 from ganomaly.benchmark.results import Comparison, Mean, auroc_of, compare, mean_over
 from ganomaly.benchmark.rows import Row, RowStore
+from ganomaly.drawn_defects import CONTRASTS, KINDS, SIZES
 
 NORMAL, ABNORMAL = "#4c78a8", "#c0392b"
 NETWORK_COLOURS = ("#1b7f5c", "#0b3d91", "#c0392b", "#e08214", "#7b3294", "#2aa1c0", "#a6761d", "#444444")
@@ -64,6 +66,9 @@ def _figures(rows: Sequence[Row], store: RowStore) -> Iterator[tuple[str, Figure
             yield f"scores-{name}", histogram_figure(arrays, title)
             yield f"tsne-{name}", embedding_figure(arrays, title)
             yield f"reconstructions-{name}", reconstruction_figure(arrays, title)
+            for kind in KINDS:
+                if f"sheet_{kind}" in arrays:
+                    yield f"overlays-{name}-{kind}", sheet_figure(arrays[f"sheet_{kind}"], f"{title}: drawn {kind}")
 
 
 def _weight(study: str, row: Row) -> str:
@@ -278,4 +283,19 @@ def reconstruction_figure(arrays: Mapping[str, NDArray[Any]], title: str) -> Fig
     for axes, what in zip(grid[:, 0], ("input", "reconstruction", "residual"), strict=True):
         axes.set_ylabel(what)
     figure.suptitle(f"{title}: residuals in grey levels of 255")
+    return figure
+
+
+def sheet_figure(sheet: NDArray[np.uint8], title: str) -> Figure:
+    """Images with a drawn defect, the same with its outline, and overlays of the heat: a column for each sort."""
+    sorts = [f"{size}\n{contrast}" for size, contrast in product(SIZES, CONTRASTS)]
+    height, width = sheet.shape[:2]
+    figure = Figure(figsize=(width / DPI + 1.2, height / DPI + 1.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(sheet)
+    middles = (np.arange(len(sorts)) + 0.5) * width / len(sorts)
+    axes.set_xticks(middles, sorts, fontsize=8)
+    axes.set_yticks((np.arange(3) + 0.5) * height / 3, ["image", "outline", "heat"], fontsize=8)
+    axes.tick_params(length=0)
+    figure.suptitle(title)
     return figure

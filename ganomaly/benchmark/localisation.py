@@ -106,7 +106,7 @@ def measure_localisation(
     """Draw each sort of defect into every image and compare heat with truth in camera pixels, one row per value drawn.
 
     A defect keeps its shape, whatever its contrast. Images that the detector cannot judge, with the defect or without,
-    are left out of a row.
+    and such in which the defect could not be seen anywhere are left out of a row; a row without images is left out.
 
     Args:
         detector: trained and calibrated; or a baseline.
@@ -125,16 +125,19 @@ def measure_localisation(
         raise ValueError(f"the detector can judge none of {len(images)} images: {good[0].detail if good else 'none'}")
     good_scores = dict(zip(usable, detector.raw_scores(np.array([good[i].pixels for i in usable])), strict=True))
     for kind, size, contrast in product(kinds, sizes, contrasts):
-        drawn = {i: draw_into(images[i], i, kind, size, contrast, seed) for i in usable}
-        prepared = {i: detector.prepare(defect.image) for i, defect in drawn.items()}
-        judged = [i for i in usable if prepared[i].usable]
+        drawn = {i: _try_to_draw(images[i], i, kind, size, contrast, seed) for i in usable}
+        prepared = {i: detector.prepare(defect.image) for i, defect in drawn.items() if defect is not None}
+        judged = [i for i, found in prepared.items() if found.usable]
+        if not judged:
+            continue
         pixels = np.array([prepared[i].pixels for i in judged])
         scores = np.concatenate([[good_scores[i] for i in judged], detector.raw_scores(pixels)])
+        masks = [defect.mask for i in judged if (defect := drawn[i]) is not None]
         maps = [
-            detector.config.recipe.to_image_pixels(heat, drawn[i].mask.shape)
-            for i, heat in zip(judged, detector.heat_maps(pixels), strict=True)
+            detector.config.recipe.to_image_pixels(heat, mask.shape)
+            for mask, heat in zip(masks, detector.heat_maps(pixels), strict=True)
         ]
-        figures = map_figures([drawn[i].mask for i in judged], maps)
+        figures = map_figures(masks, maps)
         auroc = image_auroc(np.repeat([False, True], len(judged)), scores)
         yield LocalisationRow(kind, size, contrast, auroc, figures.pixel_auroc, figures.aupro, len(judged))
 
@@ -145,6 +148,15 @@ def draw_into(
     """The defect that `measure_localisation` draws into the image with this number."""
     rng = np.random.default_rng([seed, number, KINDS.index(kind), SIZES.index(size)])
     return draw_defect(image, kind, rng, size=size, contrast=contrast)
+
+
+def _try_to_draw(
+    image: NDArray[np.uint8], number: int, kind: Kind, size: Size, contrast: Contrast, seed: int
+) -> DrawnDefect | None:
+    try:
+        return draw_into(image, number, kind, size, contrast, seed)
+    except ValueError:
+        return None
 
 
 def mean_by_kind(rows: Sequence[LocalisationRow]) -> dict[Kind, tuple[float, float, float]]:

@@ -17,6 +17,8 @@ from ganomaly.protocols import DataSet
 NETWORKS: tuple[str, ...] = get_args(ModelConfig.model_fields["kind"].annotation)
 BASELINES: tuple[str, ...] = tuple(baselines.BASELINES)
 METHODS = (*NETWORKS, *BASELINES)
+MAPPED = ("ganomaly", "patch_gaussian", "pixel_gaussian")
+"""The methods whose heat maps are measured."""
 MAIN = "main"
 """The study that compares methods; the others vary one setting of GANomaly and are named after it."""
 FORMAT = 2
@@ -24,6 +26,9 @@ FORMAT = 2
 
 COST = {"aae": 0.4, "anogan": 0.5}
 """Of a training step, next to GANomaly and EGBAD: measured at 64 px, only for how much of the whole is done."""
+
+COST_OF_DRAWN = 60
+"""An image with all sorts of defects, next to a training step of one image."""
 
 Sources = Mapping[str, Callable[[], DataSet]]
 """How to load each data set, by its name in tables."""
@@ -58,6 +63,7 @@ class Experiment:
         study: `MAIN`, or the name of the setting that is varied.
         value: of the setting that is varied.
         note: what a reader of the table must know about these rows.
+        drawn_images: so many good test images get defects of every kind, which heat maps must find; 0 measures none.
     """
 
     data: str
@@ -69,6 +75,7 @@ class Experiment:
     study: str = MAIN
     value: float | None = None
     note: str = ""
+    drawn_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Job:
         value: of the setting that is varied.
         note: for the reader of the table.
         fingerprint: of the data's files; empty for data sets that never change.
+        drawn_images: so many good test images get defects of every kind; 0 for methods without heat maps.
     """
 
     method: str
@@ -98,6 +106,7 @@ class Job:
     value: float | None = None
     note: str = ""
     fingerprint: str = ""
+    drawn_images: int = 0
 
     @property
     def is_network(self) -> bool:
@@ -121,6 +130,8 @@ class Job:
             config = {name: config[name] for name in ("recipe", "calibration")}
         said: dict[str, Any] = {"group": self.group, "config": config, "limits": asdict(self.limits)}
         said |= {"fingerprint": self.fingerprint, "format": FORMAT}
+        if self.drawn_images:
+            said["drawn_images"] = self.drawn_images
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -142,11 +153,12 @@ class Job:
         recipe, n = self.config.recipe, self.limits.train_images or 50_000
         tested = sum(limit or min(5_000, n) for limit in (self.limits.test_normal, self.limits.test_abnormal))
         pixels = recipe.size_px * recipe.size_px / 1024
+        drawn = self.drawn_images * COST_OF_DRAWN * pixels
         if not self.is_network:
-            return (n + tested) * pixels * 0.02
+            return (n + tested) * pixels * 0.02 + drawn
         steps = self.config.model.search_steps if self.method == "anogan" else 1
         passes = self.config.training.epochs * n + tested * steps * 0.3
-        return passes * pixels * math.sqrt(self.config.network.features / 32) ** 3 * COST.get(self.method, 1.0)
+        return passes * pixels * math.sqrt(self.config.network.features / 32) ** 3 * COST.get(self.method, 1.0) + drawn
 
 
 def plan_jobs(experiments: Iterable[Experiment], fingerprints: Mapping[str, str] | None = None) -> tuple[Job, ...]:
@@ -180,6 +192,7 @@ def _job(experiment: Experiment, method: str, abnormal_class: str, seed: int, fi
         value=experiment.value,
         note=experiment.note,
         fingerprint=fingerprint,
+        drawn_images=experiment.drawn_images if method in MAPPED else 0,
     )
 
 

@@ -43,6 +43,8 @@ ELPV_SHORT = {
 }
 ELPV_LIMITS = Limits(train_images=752)
 """All of them: 470 of mono, 736 of poly; a number for the progress bar only."""
+DRAWN_IMAGES = 20
+"""Good test images that get each of 54 sorts of defects, on data of inspection."""
 
 ANOGAN_SHORT_DIGITS = ("2", "9")
 ANOGAN_SHORT_LIMITS = Limits(train_images=10_000, test_normal=200, test_abnormal=200)
@@ -90,7 +92,9 @@ def _short() -> tuple[Experiment, ...]:
     everything = (*ENCODERS, *BASELINES)
     anogan = with_setting(MNIST_SHORT, "model", "search_steps", ANOGAN_SHORT_STEPS)
     elpv = (
-        Experiment(name, INSPECTION, (0, 1, 2), everything, config, ELPV_LIMITS, note=ELPV_NOTE)
+        Experiment(
+            name, INSPECTION, (0, 1, 2), everything, config, ELPV_LIMITS, note=ELPV_NOTE, drawn_images=DRAWN_IMAGES
+        )
         for name, config in ELPV_SHORT.items()
     )
     return (
@@ -114,7 +118,10 @@ def _full() -> tuple[Experiment, ...]:
         ]
     lines = ("elpv-mono", "elpv-poly")
     methods = (*everything, "anogan")
-    elpv = (Experiment(line, INSPECTION, seeds, methods, ELPV_FULL, ELPV_LIMITS, note=ELPV_NOTE) for line in lines)
+    elpv = (
+        Experiment(line, INSPECTION, seeds, methods, ELPV_FULL, ELPV_LIMITS, note=ELPV_NOTE, drawn_images=DRAWN_IMAGES)
+        for line in lines
+    )
     return (*experiments, *elpv)
 
 
@@ -153,7 +160,16 @@ def _smoke() -> tuple[Experiment, ...]:
     on_mnist = with_setting(SMOKE, "recipe", "illumination", "none")  # type: ignore[arg-type]
     cells = ("elpv-mono", INSPECTION, SMOKE, SMOKE_LIMITS)
     return (
-        Experiment("elpv-mono", INSPECTION, (0,), methods, SMOKE, SMOKE_LIMITS, note="a smoke test, not a result"),
+        Experiment(
+            "elpv-mono",
+            INSPECTION,
+            (0,),
+            methods,
+            SMOKE,
+            SMOKE_LIMITS,
+            note="a smoke test, not a result",
+            drawn_images=2,
+        ),
         Experiment("mnist", ("2",), (0,), methods, on_mnist, SMOKE_LIMITS, note="a smoke test, not a result"),
         *_study(*cells, "network", "latent_size", (4, 16)),
         *_study(*cells, "training", "weight_encoder", (0.0, 1.0)),
@@ -165,4 +181,4 @@ PRESETS = {"short": _short(), "full": _full(), "smoke": _smoke(), "latent": _lat
 
 def own_data(name: str) -> Experiment:
     """All methods but AnoGAN on data that a user names, with three seeds."""
-    return Experiment(name, INSPECTION, (0, 1, 2), (*ENCODERS, *BASELINES), OWN_DATA)
+    return Experiment(name, INSPECTION, (0, 1, 2), (*ENCODERS, *BASELINES), OWN_DATA, drawn_images=DRAWN_IMAGES)

@@ -14,7 +14,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from ganomaly.benchmark.plan import BASELINES, MAIN, METHODS
-from ganomaly.benchmark.rows import Row
+from ganomaly.benchmark.rows import DefectRow, Row
+from ganomaly.drawn_defects import CONTRASTS, KINDS, SIZES
 
 ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 EXPECTED = (("ganomaly", "egbad"), ("egbad", "anogan"))
@@ -100,9 +101,10 @@ def compare(rows: Iterable[Row]) -> list[Comparison]:
     return [Comparison(name, tuple(row for row in good if row.data == name)) for name in names]
 
 
-def write_parquet(rows: Sequence[Row], path: Path) -> None:
-    """Write all rows, one column for each field of `Row`."""
-    columns = [pa.field(field.name, ARROW_TYPES[_plain(field.type)]) for field in fields(Row)]
+def write_parquet(rows: Sequence[Row] | Sequence[DefectRow], path: Path) -> None:
+    """Write all rows, one column for each field of their class; of `Row` if there are none."""
+    kind = type(rows[0]) if rows else Row
+    columns = [pa.field(field.name, ARROW_TYPES[_plain(field.type)]) for field in fields(kind)]
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=pa.schema(columns))
     unfinished = path.with_name(f".{path.name}.part")
     pq.write_table(table, unfinished)
@@ -117,7 +119,9 @@ def _plain(annotation: object) -> type:
     return found
 
 
-def write_markdown(rows: Sequence[Row], path: Path, *, command: str, figures: Sequence[str]) -> None:
+def write_markdown(
+    rows: Sequence[Row], path: Path, *, command: str, figures: Sequence[str], defects: Sequence[DefectRow] = ()
+) -> None:
     """Write the tables, what they say, and the figures.
 
     Args:
@@ -125,10 +129,13 @@ def write_markdown(rows: Sequence[Row], path: Path, *, command: str, figures: Se
         path: of the file.
         command: that makes it again.
         figures: paths of pictures relative to the file.
+        defects: what the jobs of the rows measured with drawn defects.
     """
     parts = ["# Benchmark", _origin(rows, command)]
     for comparison in compare(rows):
         parts += [f"## {comparison.data}", _settings(comparison), _table(comparison), _list(statements(comparison))]
+        if drawn := [row for row in defects if row.data == comparison.data]:
+            parts += [f"### {comparison.data}: drawn defects", _said_of_drawn(drawn), _defect_table(drawn)]
     for study in sorted({row.study for row in rows} - {MAIN}):
         parts += [f"## AUROC against {study}", _study_table([row for row in rows if row.study == study])]
     if failed := [row for row in rows if row.error is not None]:
@@ -218,6 +225,34 @@ def _is_flagging(comparison: Comparison, label: str) -> bool:
 
 def _cell(mean: Mean | None) -> str:
     return "–" if mean is None else str(mean)  # noqa: RUF001 - a dash, not a minus
+
+
+def _said_of_drawn(drawn: Sequence[DefectRow]) -> str:
+    counts = [row.images for row in drawn]
+    return (
+        f"Heat maps against defects drawn into {_range(counts)} good test images for each sort and seed: pixel AUROC / "
+        "AUPRO / image AUROC, means over seeds and over all sorts of a line. A map that knows nothing has a pixel "
+        "AUROC of 0.5 and an AUPRO of 0.15."
+    )
+
+
+def _defect_table(drawn: Sequence[DefectRow]) -> str:
+    """Means by kind, by size and by contrast: a column for each method."""
+    methods = [method for method in METHODS if any(row.method == method for row in drawn)]
+    lines = [["drawn", *methods], ["---", *["---:"] * len(methods)]]
+    groups = [("all", list(drawn))]
+    for field, names in (("kind", KINDS), ("size", SIZES), ("contrast", CONTRASTS)):
+        groups += [(f"{field}: {name}", [row for row in drawn if getattr(row, field) == name]) for name in names]
+    for name, rows in groups:
+        lines.append([name, *(_figures([row for row in rows if row.method == method]) for method in methods)])
+    return _lines(lines)
+
+
+def _figures(rows: Sequence[DefectRow]) -> str:
+    if not rows:
+        return "–"  # noqa: RUF001 - a dash, not a minus
+    columns = ("pixel_auroc", "aupro", "image_auroc")
+    return " / ".join(f"{fmean(getattr(row, column) for row in rows):.3f}" for column in columns)
 
 
 def _study_table(rows: Sequence[Row]) -> str:

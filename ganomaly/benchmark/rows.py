@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ganomaly.benchmark.localisation import LocalisationRow
 from ganomaly.benchmark.plan import Job
 
 
@@ -117,6 +118,37 @@ class Row:
         return self.study, self.value, self.data, self.method
 
 
+@dataclass(frozen=True)
+class DefectRow:
+    """How well the heat maps and the flagging score of one job find one sort of drawn defects.
+
+    Attributes:
+        job: name of the job; `Row` says the rest of it.
+        data: name of the data set.
+        method: of the job.
+        seed: of the job; also draws the defects.
+        kind: what was drawn.
+        size: its size.
+        contrast: its contrast.
+        image_auroc: chance that an image with the defect scores higher than one without.
+        pixel_auroc: chance that a defect pixel is hotter than a good one.
+        aupro: area under the per-region overlap up to a false-positive rate of 0.3; 0.15 knows nothing.
+        images: how many images carry the defect.
+    """
+
+    job: str
+    data: str
+    method: str
+    seed: int
+    kind: str
+    size: str
+    contrast: str
+    image_auroc: float
+    pixel_auroc: float
+    aupro: float
+    images: int
+
+
 class RowStore:
     """The folder ``runs`` of a benchmark.
 
@@ -132,7 +164,13 @@ class RowStore:
         path = self.folder / f"{job.name}.json"
         return path.exists() and all(row.error is None for row in _read(path))
 
-    def save(self, job: Job, rows: Sequence[Row], arrays: Mapping[str, NDArray[Any]]) -> None:
+    def save(
+        self,
+        job: Job,
+        rows: Sequence[Row],
+        arrays: Mapping[str, NDArray[Any]],
+        localisation: Sequence[LocalisationRow] = (),
+    ) -> None:
         """Write a job's rows and arrays; once this returns they survive anything that may happen to the process."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if arrays:
@@ -140,7 +178,8 @@ class RowStore:
             np.savez_compressed(buffer, allow_pickle=False, **arrays)
             _replace(self.folder / f"{job.name}.npz", buffer.getvalue())
         said = {"config": job.config.model_dump(mode="json"), "limits": asdict(job.limits)}
-        document = {"rows": [asdict(row) for row in rows], **said}
+        drawn = [asdict(row) for row in localisation]
+        document = {"rows": [asdict(row) for row in rows], "drawn_defects": drawn, **said}
         _replace(self.folder / f"{job.name}.json", (json.dumps(document, indent=1) + "\n").encode())
 
     def rows(self) -> list[Row]:
@@ -150,6 +189,17 @@ class RowStore:
             ValueError: if a file is damaged; names it.
         """
         return [row for path in sorted(self.folder.glob("*.json")) for row in _read(path)]
+
+    def defect_rows(self, rows: Iterable[Row]) -> list[DefectRow]:
+        """What the jobs of these rows measured with drawn defects."""
+        jobs = {row.job: row for row in rows}
+        return [
+            DefectRow(row.job, row.data, row.method, row.seed, **figures)
+            for name, row in jobs.items()
+            for figures in json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8")).get(
+                "drawn_defects", ()
+            )
+        ]
 
     def arrays(self, job_name: str) -> dict[str, NDArray[Any]]:
         """The arrays of a job: ``abnormal`` (M,), ``score_NAME`` (M,), and what pictures need.

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score  # type: ignore[import-untyped]
 
+from ganomaly.benchmark.localisation import LocalisationRow
 from ganomaly.benchmark.machine import Machine, describe_machine
 from ganomaly.benchmark.plan import Job, Sources
 from ganomaly.benchmark.rows import Row, RowStore
@@ -80,7 +81,7 @@ def run_jobs(jobs: Sequence[Job], sources: Sources, folder: Path, *, device: str
         attempt = _Attempt(job)
         yield from attempt.go(images, device)
         rows = attempt.rows(machine, code_version)
-        store.save(job, rows, attempt.arrays())
+        store.save(job, rows, attempt.arrays(), attempt.localisation())
         yield Finished(job, rows)
 
 
@@ -141,6 +142,9 @@ class _Attempt:
         names = [self.job.method] if len(scores) == 1 else list(scores)
         saved = {f"score_{name}": values for name, values in zip(names, scores.values(), strict=True)}
         return {"abnormal": self.images.abnormal_m, **saved, **self.outcome.pictures}
+
+    def localisation(self) -> tuple[LocalisationRow, ...]:
+        return self.outcome.localisation if self.outcome else ()
 
 
 class _Images:

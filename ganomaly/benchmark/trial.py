@@ -1,8 +1,9 @@
 """One job: deal out the images, train or fit, judge the test images, measure the time of each."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -10,10 +11,19 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ganomaly.baselines import BASELINES
+from ganomaly.baselines import BASELINES, PatchGaussian, PixelGaussian
+from ganomaly.benchmark.localisation import (
+    LocalisationRow,
+    Locator,
+    WithoutNetwork,
+    draw_sheet,
+    measure_localisation,
+)
 from ganomaly.benchmark.plan import MAIN, Job
 from ganomaly.detector import Detector, scoring_batch
+from ganomaly.drawn_defects import KINDS
 from ganomaly.models import GANomaly
+from ganomaly.preparation import ImageSource, read_image
 from ganomaly.protocols import DataSet, recipe_pixels, split, unite_near_duplicates
 from ganomaly.splits import ROLES, split_by_part
 from ganomaly.training import EpochStats, to_input
@@ -24,6 +34,9 @@ EMBEDDED_SIZE = 50
 """Principal components that are kept of the discriminator's features: what t-SNE starts from."""
 SHOWN = 5
 """Normal and abnormal images each among the pictures of reconstructions."""
+SHEET_TILE_PX = 128
+LEAST_SIDE_PX = 32
+"""Images with a shorter side have no room for drawn defects."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,7 @@ class TrialImages:
         calibrate_nhwc: uint8 (K, S, S, C), normal.
         test_nhwc: uint8 (M, S, S, C), normal ones first.
         abnormal_m: bool (M,), which of them are abnormal.
+        test_sources: where the M test images came from, in the camera's pixels.
     """
 
     train_nhwc: NDArray[np.uint8]
@@ -43,6 +57,7 @@ class TrialImages:
     calibrate_nhwc: NDArray[np.uint8]
     test_nhwc: NDArray[np.uint8]
     abnormal_m: NDArray[np.bool_]
+    test_sources: Sequence[ImageSource]
 
 
 @dataclass(frozen=True)
@@ -55,6 +70,7 @@ class Outcome:
         train_s: seconds of training, or of fitting a baseline.
         score_ms_per_image: milliseconds that judging an image took, all scores of the method together.
         pictures: arrays that figures are drawn of, by name; empty for most jobs.
+        localisation: a row for each sort of drawn defect; empty where none were drawn.
     """
 
     scores: dict[str, NDArray[np.float64]]
@@ -62,6 +78,7 @@ class Outcome:
     train_s: float
     score_ms_per_image: float
     pictures: dict[str, NDArray[np.generic]]
+    localisation: tuple[LocalisationRow, ...] = ()
 
 
 def deal_out(data: DataSet, job: Job) -> TrialImages:
@@ -89,7 +106,8 @@ def deal_out(data: DataSet, job: Job) -> TrialImages:
         seed=job.seed,
     )
     train, fit, calibrate = (recipe_pixels(data, dealt.train[roles == role], job.config.recipe) for role in ROLES)
-    return TrialImages(train, fit, calibrate, recipe_pixels(data, dealt.test, job.config.recipe), dealt.abnormal)
+    test, sources = recipe_pixels(data, dealt.test, job.config.recipe), [data.images[i] for i in dealt.test]
+    return TrialImages(train, fit, calibrate, test, dealt.abnormal, sources)
 
 
 def run_trial(job: Job, images: TrialImages, device: str) -> Iterator[EpochStats | Outcome]:
@@ -112,7 +130,11 @@ def _run_baseline(job: Job, images: TrialImages) -> Outcome:
     fitted = time.perf_counter()
     scores = baseline.raw_scores(images.test_nhwc)
     milliseconds = 1000 * (time.perf_counter() - fitted) / len(scores)
-    return Outcome({job.method: scores}, job.method, fitted - started, milliseconds, {})
+    rows: tuple[LocalisationRow, ...] = ()
+    if drawable := _drawable(job, images):
+        assert isinstance(baseline, PatchGaussian | PixelGaussian)
+        rows = tuple(measure_localisation(WithoutNetwork(job.config, baseline), drawable, seed=job.seed))
+    return Outcome({job.method: scores}, job.method, fitted - started, milliseconds, {}, rows)
 
 
 def _run_network(job: Job, images: TrialImages, device: str) -> Iterator[EpochStats | Outcome]:
@@ -128,7 +150,24 @@ def _run_network(job: Job, images: TrialImages, device: str) -> Iterator[EpochSt
     scores = detector.raw_scores_by_method(images.test_nhwc)
     milliseconds = 1000 * (time.perf_counter() - judging) / len(images.test_nhwc)
     pictures = _pictures(detector, images) if job.method == "ganomaly" and job.study == MAIN else {}
-    yield Outcome(scores, job.config.score.method, trained - started, milliseconds, pictures)
+    rows: tuple[LocalisationRow, ...] = ()
+    if drawable := _drawable(job, images):
+        rows = tuple(measure_localisation(detector, drawable, seed=job.seed))
+        pictures |= _sheets(detector, drawable, job.seed)
+    yield Outcome(scores, job.config.score.method, trained - started, milliseconds, pictures, rows)
+
+
+def _drawable(job: Job, images: TrialImages) -> list[NDArray[np.uint8]]:
+    """The good test images, in the camera's pixels, that defects are drawn into."""
+    sources = (source for source, bad in zip(images.test_sources, images.abnormal_m, strict=True) if not bad)
+    read = (read_image(source) for source in islice(sources, job.drawn_images))
+    eight_bits = ((i // 257 if i.dtype == np.uint16 else i).astype(np.uint8) for i in read)
+    return [image for image in eight_bits if min(image.shape[:2]) >= LEAST_SIDE_PX]
+
+
+def _sheets(detector: Locator, images: Sequence[NDArray[np.uint8]], seed: int) -> dict[str, NDArray[np.generic]]:
+    """For each kind of defect a picture of images, outlines and overlays, uint8 (H, W, 3)."""
+    return {f"sheet_{kind}": draw_sheet(detector, images, kind, tile_px=SHEET_TILE_PX, seed=seed) for kind in KINDS}
 
 
 def _pictures(detector: Detector, images: TrialImages) -> dict[str, NDArray[np.generic]]:
@@ -162,7 +201,7 @@ def _look_inside(
     model = detector.model
     assert isinstance(model, GANomaly)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    size = scoring_batch(detector.config.recipe.size_px)
+    size = scoring_batch(detector.config.recipe.size_px, detector.device)
     for start in range(0, len(images_nhwc), size):
         x_bchw = to_input(images_nhwc[start : start + size], detector.device)
         out = model.generator(x_bchw)

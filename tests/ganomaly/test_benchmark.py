@@ -12,13 +12,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ganomaly import Detector, DetectorConfig
+from ganomaly.baselines import PatchGaussian
 from ganomaly.benchmark.figures import draw_all
-from ganomaly.benchmark.plan import METHODS, Choice, Experiment, Job, Limits, Sources, fingerprint, plan_jobs
+from ganomaly.benchmark.localisation import WithoutNetwork, measure_localisation
+from ganomaly.benchmark.plan import MAPPED, METHODS, Choice, Experiment, Job, Limits, Sources, fingerprint, plan_jobs
 from ganomaly.benchmark.presets import CIFAR_CLASSES, DIGITS, PRESETS, with_setting
 from ganomaly.benchmark.results import compare, statements, write_markdown, write_parquet
 from ganomaly.benchmark.rows import Row, RowStore, choose_rows
 from ganomaly.benchmark.run import EpochDone, Finished, Started, run_jobs, unfinished
 from ganomaly.benchmark.trial import deal_out
+from ganomaly.drawn_defects import KINDS
 from ganomaly.protocols import DataSet, from_folders
 
 LIMITS = Limits(train_images=80, test_normal=20, test_abnormal=18)
@@ -49,7 +52,7 @@ def config(tiny_config: DetectorConfig) -> DetectorConfig:
 def experiments(config: DetectorConfig) -> tuple[Experiment, ...]:
     """All methods on both data sets, and short studies of latent size and one weight."""
     return (
-        Experiment("parts", ("abnormal",), (0, 1), METHODS, config, LIMITS, note="tiny networks"),
+        Experiment("parts", ("abnormal",), (0, 1), METHODS, config, LIMITS, note="tiny networks", drawn_images=2),
         Experiment("kinds", ("dim", "spot"), (0,), ("ganomaly", "egbad", "pixel_gaussian"), config, LIMITS),
         *(
             Experiment(
@@ -198,6 +201,7 @@ def test_what_decides_a_result_names_the_job(config: DetectorConfig) -> None:
         replace(base, seeds=(1,)),
         replace(base, methods=("egbad",)),
         replace(base, limits=Limits(train_images=81)),
+        replace(base, drawn_images=2),
         replace(base, study="latent_size", value=16.0),
         replace(base, study="latent_size", value=4.0),
         *(
@@ -277,6 +281,33 @@ def test_parquet_holds_every_field(finished: tuple[tuple[Job, ...], Path], tmp_p
     assert pq.read_table(tmp_path / "results.parquet").num_rows == 0
 
 
+def test_drawn_defects_are_measured_on_good_test_images(
+    finished: tuple[tuple[Job, ...], Path], sources: Sources, tmp_path: Path
+) -> None:
+    """Heat maps would be judged on images that trained, on other ones for each method, or not stand in the table."""
+    jobs, folder = finished
+    store = RowStore(folder)
+    rows = choose_rows(store.rows(), jobs)
+    defects = store.defect_rows(rows)
+    assert {row.method for row in defects} == set(MAPPED)
+    assert {(row.data, row.seed) for row in defects} == {("parts", 0), ("parts", 1)}
+    job = next(job for job in jobs if job.method == "patch_gaussian" and job.seed == 1)
+    images = deal_out(sources["parts"](), job)
+    fitted = PatchGaussian.fit(np.concatenate([images.train_nhwc, images.fit_nhwc]))
+    good = [image for image, bad in zip(images.test_sources, images.abnormal_m, strict=True) if not bad]
+    expected = [asdict(row) for row in measure_localisation(WithoutNetwork(job.config, fitted), good[:2], seed=1)]
+    mine = [asdict(row) for row in defects if row.job == job.name]
+    assert [{name: row[name] for name in expected[0]} for row in mine] == expected
+    write_parquet(defects, tmp_path / "drawn.parquet")
+    assert pq.read_table(tmp_path / "drawn.parquet").to_pylist() == [asdict(row) for row in defects]
+    write_markdown(rows, tmp_path / "results.md", command="", figures=[], defects=defects)
+    text = (tmp_path / "results.md").read_text().split("### parts: drawn defects")[1]
+    assert "| drawn | ganomaly | patch_gaussian | pixel_gaussian |" in text
+    (cracks,) = [line for line in text.splitlines() if line.startswith("| kind: crack |")]
+    found = [row.pixel_auroc for row in defects if row.method == "ganomaly" and row.kind == "crack"]
+    assert cracks.split("|")[2].startswith(f" {np.mean(found):.3f} / ")
+
+
 def test_markdown_has_the_tables(finished: tuple[tuple[Job, ...], Path], tmp_path: Path) -> None:
     """The page that people read would lack a data set, a method, a study or how it was made."""
     jobs, folder = finished
@@ -354,6 +385,7 @@ def test_figures_show_something(finished: tuple[tuple[Job, ...], Path], tmp_path
     (tmp_path / "stale.png").write_bytes(b"of an earlier run")
     written = draw_all(choose_rows(store.rows(), jobs), store, tmp_path)
     names = {path.stem for path in written}
+    assert {f"overlays-parts-{kind}" for kind in KINDS} <= names
     pictured = {f"{kind}-{of}" for kind in ("scores", "tsne", "reconstructions") for of in ("parts", "kinds-spot")}
     assert {"auroc-lines", "auroc-kinds", "time-parts", "latent-size", "loss-weights"} | pictured <= names
     assert set(tmp_path.iterdir()) == set(written)
@@ -415,4 +447,4 @@ def test_saved_files_are_plain(finished: tuple[tuple[Job, ...], Path]) -> None:
     _, folder = finished
     for path in (folder / "runs").glob("*.json"):
         document = json.loads(path.read_text())
-        assert {"rows", "config", "limits"} == set(document)
+        assert {"rows", "drawn_defects", "config", "limits"} == set(document)
