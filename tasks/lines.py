@@ -67,7 +67,7 @@ class ScoringConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shard_size: Annotated[int, Field(ge=1)] = 2000  # images of one Prefect task
+    shard_size: Annotated[int, Field(ge=1)] = 10_000  # images of one Prefect task
     chunk_size: Annotated[int, Field(ge=1)] = 256  # images scored and committed together
     fetch_threads: Annotated[int, Field(ge=1, le=64)] = 8
     lookback_days: Annotated[int, Field(ge=0, le=31)] = 1  # earlier days on which the nightly run looks for late images
