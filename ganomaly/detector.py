@@ -1,9 +1,10 @@
 """The detector: networks, recipe and calibration in one object that is trained, saved, loaded and scored with."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_i
 from ganomaly.scores import GaussianScore, residual_map
 from ganomaly.splits import ROLES, plan_roles
 from ganomaly.training import EpochStats, to_input, train
+
+_Found = TypeVar("_Found")
 
 Verdict = Literal["ok", "flagged", "unusable"]
 
@@ -248,7 +251,6 @@ class Detector:
         assert self.heat is not None
         return self.heat.heat(self.examine(images_nhwc, (self.config.score.method,), maps=True).map_nhw)
 
-    @torch.no_grad()
     def examine(
         self, images_nhwc: NDArray[np.uint8], methods: Collection[str] = ALL_METHODS, *, maps: bool = False
     ) -> Evidence:
@@ -263,10 +265,15 @@ class Detector:
         heads = has_heads and (maps or not set(HEAD_METHODS).isdisjoint(methods))
         second_pass = not has_heads or not {"gaussian", "paper"}.isdisjoint(methods)
         wanted = Wanted(second_pass, self._groups if heads else ())
-        parts: list[tuple[Tensor, ...]] = []
-        for x, batch in self._batches(images_nhwc):
+        self._make_scoring_model()  # before several threads ask for it
+
+        @torch.no_grad()
+        def examine_batch(batch_bhwc: NDArray[np.uint8]) -> tuple[Tensor, ...]:
+            x = self._input(batch_bhwc)
             columns = self._columns(x, self._judge(x, wanted), maps=maps)
-            parts.append(tuple(column[: len(batch)].float().cpu() for column in columns))
+            return tuple(column[: len(batch_bhwc)].float().cpu() for column in columns)
+
+        parts = self._for_each_batch(examine_batch, images_nhwc)
         if not parts:
             n_views, n_groups = (0, 0) if self.heads is None else self.heads.sizes
             return Evidence(
@@ -290,15 +297,34 @@ class Detector:
     @torch.no_grad()
     def _judgements(self, images_nhwc: NDArray[np.uint8]) -> Iterator[Judgement]:
         """What the networks say about the images, batch by batch, without the padding."""
-        for x, batch in self._batches(images_nhwc):
-            yield self._judge(x, Wanted(groups=self._groups)).first(len(batch))
+        for batch_bhwc in self._batches(images_nhwc):
+            yield self._judge(self._input(batch_bhwc), Wanted(groups=self._groups)).first(len(batch_bhwc))
 
-    def _batches(self, images_nhwc: NDArray[np.uint8]) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
-        """Network input of one fixed shape, and the images that are in it."""
+    def _batches(self, images_nhwc: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         size = scoring_batch(self.config.recipe.size_px, self.device)
-        for start in range(0, len(images_nhwc), size):
-            batch = np.ascontiguousarray(images_nhwc[start : start + size])
-            yield to_input(_pad(batch, size), self.device), batch
+        return [images_nhwc[start : start + size] for start in range(0, len(images_nhwc), size)]
+
+    def _input(self, batch_bhwc: NDArray[np.uint8]) -> Tensor:
+        """Network input of one fixed shape, whatever the number of images."""
+        size = scoring_batch(self.config.recipe.size_px, self.device)
+        return to_input(_pad(np.ascontiguousarray(batch_bhwc), size), self.device)
+
+    def _for_each_batch(
+        self, work: Callable[[NDArray[np.uint8]], _Found], images_nhwc: NDArray[np.uint8]
+    ) -> list[_Found]:
+        """What the work makes of each batch, in order; on a CPU several at once, each on one core.
+
+        Torch's own threads would wait for each other within every layer. The results are the same bit by bit.
+        """
+        batches, threads = self._batches(images_nhwc), torch.get_num_threads()
+        if self.device.type != "cpu" or threads == 1 or len(batches) < 2:
+            return [work(batch) for batch in batches]
+        torch.set_num_threads(1)  # of threads that begin now; ours is idle until they end
+        try:
+            with ThreadPoolExecutor(min(threads, len(batches)), thread_name_prefix="examine") as pool:
+                return list(pool.map(work, batches))
+        finally:
+            torch.set_num_threads(threads)
 
     @property
     def _groups(self) -> tuple[str, ...]:
@@ -306,10 +332,14 @@ class Detector:
         return tuple(GROUPS if self.heads is None else self.heads.neighbours.groups)
 
     def _judge(self, x_bchw: Tensor, wanted: Wanted) -> Judgement:
+        model = self._make_scoring_model()
+        with arithmetic(self.precision, self.device):
+            return model.judge(x_bchw, wanted)
+
+    def _make_scoring_model(self) -> Model:
         if self._scoring_model is None:
             self._scoring_model = for_scoring(self.model, self.precision, self.device)
-        with arithmetic(self.precision, self.device):
-            return self._scoring_model.judge(x_bchw, wanted)
+        return self._scoring_model
 
     def save(self, folder: str | Path) -> None:
         """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.detector_files`.

@@ -1,20 +1,17 @@
 """Score a window's images with one pinned model version and commit the verdicts chunk by chunk."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector, ImageScore
-from ganomaly.detector import scoring_batch
 from ganomaly.heatmap import draw_overlay
 from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
@@ -158,15 +155,11 @@ def score_shard(
     held: list[ListedImage] = []
     done = 0
     chunks = in_chunks(images, systems.line.scoring.chunk_size)
-    with (
-        finish_before_stopping() as is_stopping,
-        judge_pool(model.detector) as judges,
-        fetch_pool(systems.line.scoring.fetch_threads) as pool,
-    ):
+    with finish_before_stopping() as is_stopping, fetch_pool(systems.line.scoring.fetch_threads) as pool:
         committed = in_stages(
             chunks,
             lambda chunk: _fetch_chunk(systems, model, run.row.id, chunk, pool),
-            lambda chunk: _judge_chunk(model.detector, chunk, judges),
+            lambda chunk: _judge_chunk(model.detector, chunk),
             lambda chunk: _commit_chunk(systems, model, run, chunk),
             is_stopping=is_stopping,
             abandon=lambda: pool.shutdown(wait=False, cancel_futures=True),
@@ -177,22 +170,6 @@ def score_shard(
             flagged = run.counts.flagged
             logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), flagged)
     return held
-
-
-@contextmanager
-def judge_pool(detector: Detector) -> Iterator[Executor]:
-    """Threads that judge a batch each: on a CPU one for each of torch's threads, which has one thread in each then.
-
-    Torch's own threads would wait for each other within every layer, and take the cores from those that fetch.
-    """
-    threads = torch.get_num_threads()
-    if detector.device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads if detector.device.type == "cpu" else 1, thread_name_prefix="judge") as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _fetch_chunk(
@@ -224,8 +201,8 @@ def _already_judged(verdicts: Collection[str]) -> RunCounts:
     return RunCounts(already_scored=len(verdicts) - unusable, unusable=unusable)
 
 
-def _judge_chunk(detector: Detector, chunk: FetchedChunk, judges: Executor) -> JudgedChunk:
-    judged = [_without_data(one) for one in _judge(detector, chunk.fetched, judges)]
+def _judge_chunk(detector: Detector, chunk: FetchedChunk) -> JudgedChunk:
+    judged = [_without_data(one) for one in _judge(detector, chunk.fetched)]
     return JudgedChunk(chunk.size, chunk.held, chunk.finished, tuple(judged), chunk.failed)
 
 
@@ -245,10 +222,9 @@ def _commit_chunk(systems: Systems, model: PinnedModel, run: OpenRun, chunk: Jud
     return replace(chunk, judged=(), failed=())
 
 
-def _judge(detector: Detector, fetched: Sequence[FetchedImage], judges: Executor) -> list[Judged]:
+def _judge(detector: Detector, fetched: Sequence[FetchedImage]) -> list[Judged]:
     usable = np.array([found.prepared.usable for found in fetched], dtype=bool)
-    batches = _in_batches(detector, detector.stack([found.prepared for found in fetched], usable))
-    scores = (score for batch in judges.map(detector.score_prepared, batches) for score in batch)
+    scores = iter(detector.score_prepared(detector.stack([found.prepared for found in fetched], usable)))
     return [
         Judged(
             found,
@@ -286,11 +262,6 @@ def _count(judged: Sequence[Judged], inserted: Collection[tuple[str, str]]) -> R
         else:
             counts += RunCounts(already_scored=1)
     return counts
-
-
-def _in_batches(detector: Detector, pixels_nhwc: np.ndarray) -> list[np.ndarray]:
-    size = scoring_batch(detector.config.recipe.size_px, detector.device)
-    return [pixels_nhwc[start : start + size] for start in range(0, len(pixels_nhwc), size)]
 
 
 def _without_data(judged: Judged) -> Judged:

@@ -44,7 +44,7 @@ ELPV_SHORT = {
 ELPV_LIMITS = Limits(train_images=752)
 """All of them: 470 of mono, 736 of poly; a number for the progress bar only."""
 DRAWN_IMAGES = 8
-"""Good test images of each seed that get each of 54 sorts of defects, on data of inspection: a minute for each method."""
+"""Good test images of each seed that get each of 54 sorts of defects, on data of inspection."""
 
 ANOGAN_SHORT_DIGITS = ("2", "9")
 ANOGAN_SHORT_LIMITS = Limits(train_images=10_000, test_normal=200, test_abnormal=200)

@@ -146,6 +146,21 @@ def test_an_image_scores_the_same_in_any_company_in_bf16(bf16_detector: Detector
     assert np.array_equal(bf16_detector.raw_scores(images[::-1])[::-1], together)
 
 
+def test_threads_change_no_score(bf16_detector: Detector) -> None:
+    """A verdict would depend on the number of cores, or torch be left with one thread after scoring."""
+    images, before = draw_images(150, seed=7), torch.get_num_threads()
+    found = {}
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found[threads] = bf16_detector.raw_scores_by_method(images)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for method, scores in found[1].items():
+        np.testing.assert_array_equal(found[3][method], scores)
+
+
 def test_bf16_keeps_the_latent_residual_within_a_percent() -> None:
     """Half the digits would cost more of the paper's score than the issue of speed allows."""
     model = build_model(32, 1, NetworkConfig(), ModelConfig(), torch.Generator().manual_seed(0)).eval()

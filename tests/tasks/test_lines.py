@@ -31,7 +31,7 @@ def test_a_file_with_the_name_alone_is_complete(tmp_path: Path) -> None:
     line = line_with(tmp_path, "")
     assert line.images.prefix == "images/cells/"
     assert line.images.normal_list is None
-    assert (line.timezone, line.scoring.shard_size, line.scoring.chunk_size) == ("UTC", 2000, 256)
+    assert (line.timezone, line.scoring.shard_size, line.scoring.chunk_size) == ("UTC", 10_000, 256)
     assert line.detector == DetectorConfig()
     assert type(line.detector) is DetectorConfig
 
