@@ -207,6 +207,7 @@ PACKING = (
     "_convolution_pointwise",
     "_reorder_convolution_transpose_weight",
     "_convolution_transpose_pointwise",
+    "_is_mkldnn_bf16_supported",
 )
 
 

@@ -290,8 +290,7 @@ def _save_overlays(
     failed: list[FailedImage] = []
     for one in judged:
         found = one.found
-        if one.heat_ss is None:
-            continue
+        assert one.heat_ss is not None
         key = overlay_key(systems.line.line, model, found.image)
         try:
             systems.objects.put(key, overlay_jpeg(model.detector, found.data, one.heat_ss), "image/jpeg")

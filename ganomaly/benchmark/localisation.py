@@ -188,12 +188,14 @@ def draw_sheet(
         seed: as given to `measure_localisation`.
 
     Returns:
-        uint8 (3 tiles, columns x tile, 3) RGB. An image that the detector cannot judge has no heat.
+        uint8 (3 tiles, columns x tile, 3) RGB. An image that the detector cannot judge has no heat, one in which the
+        defect could not be seen anywhere has none.
     """
     columns = []
     for column, (size, contrast) in enumerate(cases):
         number = column % len(images)
-        drawn = draw_into(images[number], number, kind, size, contrast, seed)
+        good = DrawnDefect(images[number], np.zeros(images[number].shape[:2], dtype=bool))
+        drawn = _try_to_draw(images[number], number, kind, size, contrast, seed) or good
         prepared = detector.prepare(drawn.image)
         heat = np.zeros(drawn.mask.shape, np.float32)
         if prepared.pixels is not None:

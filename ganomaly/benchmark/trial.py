@@ -23,7 +23,7 @@ from ganomaly.benchmark.plan import MAIN, Job
 from ganomaly.detector import Detector, scoring_batch
 from ganomaly.drawn_defects import KINDS
 from ganomaly.models import GANomaly
-from ganomaly.preparation import ImageSource, read_image
+from ganomaly.preparation import ImageSource, prepare_image, read_image
 from ganomaly.protocols import DataSet, recipe_pixels, split, unite_near_duplicates
 from ganomaly.splits import ROLES, split_by_part
 from ganomaly.training import EpochStats, to_input
@@ -35,8 +35,6 @@ EMBEDDED_SIZE = 50
 SHOWN = 5
 """Normal and abnormal images each among the pictures of reconstructions."""
 SHEET_TILE_PX = 128
-LEAST_SIDE_PX = 32
-"""Images with a shorter side have no room for drawn defects."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +156,12 @@ def _run_network(job: Job, images: TrialImages, device: str) -> Iterator[EpochSt
 
 
 def _drawable(job: Job, images: TrialImages) -> list[NDArray[np.uint8]]:
-    """The good test images, in the camera's pixels, that defects are drawn into."""
+    """The good test images, in the camera's pixels, that defects are drawn into: such as the detector can judge."""
     sources = (source for source, bad in zip(images.test_sources, images.abnormal_m, strict=True) if not bad)
     read = (read_image(source) for source in islice(sources, job.drawn_images))
     eight_bits = ((i // 257 if i.dtype == np.uint16 else i).astype(np.uint8) for i in read)
-    return [image for image in eight_bits if min(image.shape[:2]) >= LEAST_SIDE_PX]
+    config = job.config
+    return [image for image in eight_bits if prepare_image(image, config.recipe, config.quality).usable]
 
 
 def _sheets(detector: Locator, images: Sequence[NDArray[np.uint8]], seed: int) -> dict[str, NDArray[np.generic]]:

@@ -308,6 +308,28 @@ def test_drawn_defects_are_measured_on_good_test_images(
     assert cracks.split("|")[2].startswith(f" {np.mean(found):.3f} / ")
 
 
+@pytest.mark.parametrize(("side_px", "kinds"), [(24, set()), (48, set(KINDS) - {"texture_patch"})])
+@pytest.mark.parametrize("can_judge", [True, False])
+def test_images_without_room_for_a_defect_cost_no_scores(
+    side_px: int, kinds: set[str], can_judge: bool, config: DetectorConfig, tmp_path: Path
+) -> None:
+    """A user's own tiny or smooth parts would make every job fail after its training."""
+    grey = (100 + np.arange(110, dtype=np.uint8) // 4)[:, None, None]  # one level each: no place for another texture
+    images = np.tile(grey, (1, side_px, side_px))
+    labels = np.array(["normal"] * 90 + ["abnormal"] * 20)
+    data = DataSet("own", images, labels, np.arange(110).astype(np.str_))
+    said = config.model_dump()
+    said["quality"] |= {"min_side_px": 1, "min_contrast": 0.0 if can_judge else 0.5, "min_sharpness": 0.0}
+    judging = DetectorConfig.model_validate(said)
+    methods = ("ganomaly", "pixel_gaussian")
+    jobs = plan_jobs([Experiment("own", ("abnormal",), (0,), methods, judging, drawn_images=2)])
+    for event in run(jobs, {"own": lambda: data}, tmp_path):
+        assert event.error is None, event.error
+    store = RowStore(tmp_path)
+    found = {(row.method, row.kind) for row in store.defect_rows(store.rows())}
+    assert found == {(method, kind) for method in methods for kind in kinds if can_judge}
+
+
 def test_markdown_has_the_tables(finished: tuple[tuple[Job, ...], Path], tmp_path: Path) -> None:
     """The page that people read would lack a data set, a method, a study or how it was made."""
     jobs, folder = finished

@@ -4,8 +4,10 @@ python -m tests.benchmarks.bench --help
 """
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -80,11 +82,12 @@ def main(
     order = list(dict.fromkeys(row.workload for row in found.rows))
     rows = sorted(found.rows, key=lambda row: order.index(row.workload))  # threads of one workload side by side
     pictures = draw(plan.folder, rows, found.stages)
-    path = write(plan.folder, rows, machine, pictures)
+    command = f'make bench BENCH="{shlex.join(sys.argv[1:])}"'
+    path = write(plan.folder, rows, machine, pictures, command)
     if write_docs:
         for name in (path.name, *pictures):
             shutil.copy(plan.folder / name, ROOT / "docs" / name)
-    typer.echo(markdown(rows, machine, pictures))
+    typer.echo(markdown(rows, machine, pictures, command))
     console.print(f"written: {path}", highlight=False, soft_wrap=True)
     if found.failures:
         console.print(*found.failures, sep="\n", style="red", markup=False)

@@ -9,31 +9,29 @@ import pandas as pd
 
 from tests.benchmarks.bench.rows import Row
 
-COMMAND = "make bench"
 
-
-def write(folder: Path, rows: Sequence[Row], machine: dict[str, str], pictures: Iterable[str], text: str = "") -> Path:
+def write(folder: Path, rows: Sequence[Row], machine: dict[str, str], pictures: Iterable[str], command: str) -> Path:
     """Write ``bench.parquet`` and ``bench.md`` into a folder; gives the latter's path."""
     folder.mkdir(parents=True, exist_ok=True)
     frame = pd.DataFrame([asdict(row) for row in rows]).assign(**{f"machine {name}": v for name, v in machine.items()})
     frame.to_parquet(folder / "bench.parquet", index=False)
     path = folder / "bench.md"
-    path.write_text(markdown(rows, machine, pictures, text), encoding="utf-8")
+    path.write_text(markdown(rows, machine, pictures, command), encoding="utf-8")
     return path
 
 
-def markdown(rows: Sequence[Row], machine: dict[str, str], pictures: Iterable[str], text: str = "") -> str:
-    """The whole document."""
+def markdown(rows: Sequence[Row], machine: dict[str, str], pictures: Iterable[str], command: str) -> str:
+    """The whole document; the command is the one that makes it again."""
     where = "\n".join(f"| {name} | {value} |" for name, value in machine.items())
     tables = "\n\n".join(
         f"## {workload}\n\n{_table(list(group))}" for workload, group in groupby(rows, lambda row: row.workload)
     )
     shown = "\n\n".join(f"![{Path(name).stem.replace('-', ' ')}]({name})" for name in pictures)
     return (
-        f"# Benchmark\n\nWritten by `{COMMAND}`; what each workload does stands in `tests/benchmarks/bench/`.\n"
+        f"# Benchmark\n\nWritten by `{command}`; what each workload does stands in `tests/benchmarks/bench/`.\n"
         "Contestants are measured in turns within one run. A value is the median of the rounds, beside it the smallest "
         "and the\nlargest. A ratio says how many times as fast this project is; it is taken round by round, and its "
-        f"median is shown.\n\n| | |\n| --- | --- |\n{where}\n\n{text}{tables}\n" + (f"\n{shown}\n" if shown else "")
+        f"median is shown.\n\n| | |\n| --- | --- |\n{where}\n\n{tables}\n" + (f"\n{shown}\n" if shown else "")
     )
 
 
