@@ -8,6 +8,7 @@ from prefect.logging import get_run_logger
 from tasks.accounting import IngestCounts
 from tasks.claims import wait_for_others
 from tasks.fetching import in_shards
+from tasks.handing_over import unsearched
 from tasks.ingest import drop_recorded, ingest_shard, ingesting
 from tasks.listing import list_window
 from tasks.naming import name_run
@@ -31,14 +32,14 @@ def ingest_images(line: str, window_start: date | None = None, window_end: date 
     systems = open_systems(line)
     window = window_of(systems.line.timezone, window_start, window_end, runtime.flow_run.scheduled_start_time)
     listing = list_window(systems, window)
-    todo = drop_recorded(systems, window, listing)
+    todo = drop_recorded(systems, window, unsearched(listing))
     counts = IngestCounts(listing.total, already_recorded=len(listing.images) - len(todo), unusable=len(listing.strays))
     if todo:  # an ingest with nothing to do leaves the report store alone
         with ingesting(systems) as owner:
             while todo:
                 held = []
                 for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
-                    done = ingest_shard(systems, owner, shard, f"{line} {number}")
+                    done = ingest_shard(systems, owner, unsearched(shard), f"{line} {number}")
                     counts += done.counts
                     held += done.held
                 todo = wait_for_others(held)

@@ -9,6 +9,7 @@ from prefect.logging import get_run_logger
 from tasks.accounting import RunCounts
 from tasks.claims import wait_for_others
 from tasks.fetching import in_shards
+from tasks.handing_over import unsearched
 from tasks.listing import list_window
 from tasks.naming import name_run
 from tasks.publish import find_published, publish_report
@@ -61,7 +62,7 @@ def score_batch(
     window = window_of(systems.line.timezone, window_start, window_end, runtime.flow_run.scheduled_start_time)
     model = pin_model(systems, model_version or find_unfinished(systems, window), device)
     listing = list_window(systems, window)
-    plan = drop_scored(systems, window, listing, model)
+    plan = drop_scored(systems, window, unsearched(listing), model)
     before = plan.counts(listing)
     published = None if plan.todo else find_published(systems, window, model)
     if published is not None:
@@ -72,8 +73,8 @@ def score_batch(
         while todo:
             held = []
             for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
-                held += score_shard(systems, model, run, shard, f"{line} {number}")
+                held += score_shard(systems, model, run, unsearched(shard), f"{line} {number}")
             todo = wait_for_others(held)
-        run.report_key = publish_report(systems, model, run.row, listing, run.counts)
+        run.report_key = publish_report(systems, model, run.row, unsearched(listing), run.counts)
     logger.info("%s, %s: %s, report %s", line, window, run.counts, systems.objects.uri(run.report_key))
     return NightResult(run.row.id, run.counts, run.report_key, model.version.version)

@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from tasks.artifacts import show_markdown
+from tasks.handing_over import unsearched
 from tasks.systems import open_systems
 from tasks.train import TrainedModel, assign_alias, choose_normal_images, take_snapshot, train_detector, with_overrides
 from tasks.window import Window
@@ -37,8 +38,8 @@ def train_ganomaly(
     config = with_overrides(systems.line.detector, epochs=epochs, seed=seed)
     window = Window(window_start or date.min, window_end or date.max) if window_start or window_end else None
     images = choose_normal_images(systems, window)
-    snapshot = take_snapshot(systems, config, images)
-    model = train_detector(systems, config, snapshot, device)
+    snapshot = take_snapshot(systems, config, unsearched(images))
+    model = train_detector(systems, config, unsearched(snapshot), device)
     alias = assign_alias(systems, model.version, who="flow train-ganomaly")
     logger.info("%s is @%s. %s", model.version.uri, alias, model.promise)
     show_markdown(model.as_markdown(alias), key=f"model-{line}", description=model.version.uri)

@@ -1,8 +1,10 @@
 """The detector: networks, recipe and calibration in one object that is trained, saved, loaded and scored with."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
@@ -319,10 +321,9 @@ class Detector:
         batches, threads = self._batches(images_nhwc), torch.get_num_threads()
         if self.device.type != "cpu" or threads == 1 or len(batches) < 2:
             return [work(batch) for batch in batches]
-        torch.set_num_threads(1)  # of threads that begin now; ours is idle until they end
+        torch.set_num_threads(1)  # of workers when they begin; ours is idle until they are done
         try:
-            with ThreadPoolExecutor(min(threads, len(batches)), thread_name_prefix="examine") as pool:
-                return list(pool.map(work, batches))
+            return list(_workers(threads).map(work, batches))
         finally:
             torch.set_num_threads(threads)
 
@@ -441,6 +442,15 @@ class Detector:
         if self.calibration is None:
             raise ValueError("the detector is not calibrated: call calibrate() or load a calibrated one")
         return self.calibration
+
+
+@cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads that examine batches: kept, since memory that was a thread's is not soon another's."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="examine")
+
+
+os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
 
 
 def pick_device(name: str) -> torch.device:

@@ -8,6 +8,7 @@ import copy
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
@@ -15,6 +16,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from ganomaly.precision import Precision, PrecisionSetting
 
 MIN_SIZE_PX = 32
+MOST_IMAGE_CHANNELS = 3
 SIZE_STEP_PX = 16
 
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -184,7 +186,9 @@ def for_scoring(module: _Module, precision: Precision, device: torch.device) -> 
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         for parent in list(module.modules()):
             for name, layer in list(parent.named_children()):
-                if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and _can_pack(dtype):
+                if isinstance(layer, nn.ConvTranspose2d) and layer.out_channels <= MOST_IMAGE_CHANNELS:
+                    setattr(parent, name, ImageConvolution(layer, dtype))
+                elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and _can_pack(dtype):
                     setattr(parent, name, PackedConvolution(layer, dtype))
     return module
 
@@ -246,6 +250,37 @@ class PackedConvolution(nn.Module):
             self._packed[shape] = pack(plain.weight.to(self.dtype), *where, shape)
         result: Tensor = convolve(x_bchw, self._packed[shape], self.bias, *where, "none", [], "")
         return result
+
+
+class ImageConvolution(nn.Module):
+    """A decoder's last convolution for scoring on a CPU: one product of matrices, whose results are then added up.
+
+    oneDNN computes at least 16 channels where an image has 1 or 3; this takes a fifth of its time for a grey image.
+    Rounded to the networks' precision once and not twice. Where gradients are asked for, the plain convolution serves.
+
+    Args:
+        plain: the convolution, square in all it does.
+        dtype: that it computes in.
+    """
+
+    def __init__(self, plain: nn.ConvTranspose2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.plain = plain
+        self.dtype = dtype
+        self.shape = tuple(int(pair[0]) for pair in (plain.kernel_size, plain.stride, plain.padding))
+        self.kernels_kc = plain.weight.detach().flatten(1).T.to(dtype).contiguous()
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        """As the plain convolution does, (B, C, H, W) to float32 (B, C', H', W')."""
+        if torch.is_grad_enabled():
+            return self.plain(x_bchw)  # type: ignore[no-any-return]
+        n_images, n_channels, height, width = x_bchw.shape
+        pixels_nc = x_bchw.to(self.dtype).permute(0, 2, 3, 1).reshape(-1, n_channels)
+        columns_kbl = (self.kernels_kc @ pixels_nc.T).float().view(-1, n_images, height * width)
+        (kernel, stride, padding), bias = self.shape, self.plain.bias
+        size = tuple((side - 1) * stride - 2 * padding + kernel for side in (height, width))
+        image_bchw = F.fold(columns_kbl.permute(1, 0, 2), size, kernel, 1, padding, stride)
+        return image_bchw if bias is None else image_bchw + bias[:, None, None]
 
 
 def _can_pack(dtype: torch.dtype) -> bool:

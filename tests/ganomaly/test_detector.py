@@ -1,5 +1,6 @@
 """The detector as a whole: reproducible, independent of the batch, refuses what it cannot learn, finds defects."""
 
+import os
 from collections.abc import Callable
 
 import cv2
@@ -9,6 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ganomaly import Detector, DetectorConfig, TrainingDataError
+from ganomaly.detector import _workers
 
 DrawParts = Callable[..., list[np.ndarray]]
 
@@ -178,3 +180,14 @@ def test_colour_detector_takes_grey_and_colour(tiny_config: DetectorConfig, draw
     colour = [cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) for image in grey]
     detector = Detector.fit(colour, config=config, device="cpu")
     assert detector.score(grey[:2]) == detector.score(colour[:2])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    """A process that forks after it has scored would wait for ever for threads that only its parent has."""
+    assert _workers(2).submit(sum, [1, 2]).result() == 3
+    assert _workers(2) is _workers(2)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if _workers(2).submit(sum, [1, 2]).result(timeout=30) == 3 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

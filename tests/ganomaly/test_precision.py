@@ -9,7 +9,7 @@ import torch
 
 from ganomaly import Detector, DetectorConfig
 from ganomaly.models import ModelConfig, build_model
-from ganomaly.networks import NetworkConfig, PackedConvolution, folded, for_scoring
+from ganomaly.networks import ImageConvolution, NetworkConfig, PackedConvolution, folded, for_scoring
 from ganomaly.precision import Precision, arithmetic, choose_precision
 from ganomaly.training import Trainer, TrainingConfig, to_input
 
@@ -123,6 +123,20 @@ def test_packed_weights_know_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     model = for_scoring(torch.nn.Sequential(plain), "fp32", CPU)
     with torch.no_grad():
         torch.testing.assert_close(model(x_bchw), plain(x_bchw))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_convolution_is_the_decoders_last(channels: int) -> None:
+    """Reconstructions would be shifted by a pixel, mix their channels, or stop AnoGAN's search."""
+    plain = torch.nn.ConvTranspose2d(8, channels, 4, 2, 1)
+    fast = for_scoring(torch.nn.Sequential(plain), "fp32", CPU)
+    assert isinstance(fast[0], ImageConvolution)
+    x_bchw = torch.randn(3, 8, 5, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x_bchw), plain(x_bchw), rtol=1e-4, atol=1e-6)
+    x_bchw.requires_grad_()
+    fast(x_bchw).sum().backward()
+    assert x_bchw.grad is not None
 
 
 def test_training_in_bf16_follows_fp32_and_keeps_float32_weights() -> None:
