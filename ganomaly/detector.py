@@ -85,8 +85,10 @@ class Evidence:
         features_nf: float32 (N, F), what the Gaussian score looks at; F = 0 for models that have no such score. These
             two are empty where only the heads were asked.
         paper_n: float32 (N,), the score of the model's paper.
-        local_nv: float32 (N, V), distances of the local head's views; (N, 0) without heads.
-        global_ng: float32 (N, G), distances of the global head's groups of features; (N, 0) without heads.
+        local_nv: float32 (N, V), distances of the local head's views, for a surface that of its patches; (N, 0) without
+            heads, or where they were not asked for.
+        global_ng: float32 (N, G), distances of the global head's groups of features; (N, 0) without heads, where they
+            were not asked for, and on a surface unless the score "global" was.
         map_nhw: float32 (N, S, S), what the heat map is made of: the local head's map or, without heads, the smoothed
             |x - x_hat|; empty (0, S, S) when not asked for.
     """
@@ -198,9 +200,9 @@ class Detector:
         fold_n = np.full(len(fit_nhwc), UNSAMPLED)
         fold_n[sample] = np.arange(len(sample)) % FOLDS
         fitting, features, start = HeadsFitting(), [], 0
-        for judged in self._judgements(fit_nhwc):
-            end = start + len(judged.x_hat_bchw)
-            fitting.add(judged, fold_n[start:end])
+        for x_bchw, judged in self._judgements(fit_nhwc):
+            end = start + len(x_bchw)
+            fitting.add(x_bchw, judged, fold_n[start:end])
             features.append(judged.features_bf.cpu())
             start = end
         self.heads = fitting.heads(self._judgements(fit_nhwc[fold_n == fold]) for fold in range(FOLDS)).to(self.device)
@@ -263,44 +265,54 @@ class Detector:
             methods: what scores will be made of it: networks that none of them needs do not run.
             maps: whether heat maps will be made of it.
         """
-        size_px, has_heads = self.config.recipe.size_px, self.heads is not None
-        heads = has_heads and (maps or not set(HEAD_METHODS).isdisjoint(methods))
-        second_pass = not has_heads or not {"gaussian", "paper"}.isdisjoint(methods)
-        wanted = Wanted(second_pass, self._groups if heads else ())
+        heads = self.heads if maps or not set(HEAD_METHODS).isdisjoint(methods) else None
+        wanted = self._wanted(methods, heads)
         self._make_scoring_model()  # before several threads ask for it
 
         @torch.no_grad()
         def examine_batch(batch_bhwc: NDArray[np.uint8]) -> tuple[Tensor, ...]:
             x = self._input(batch_bhwc)
-            columns = self._columns(x, self._judge(x, wanted), maps=maps)
+            columns = self._columns(x, self._judge(x, wanted), heads, maps=maps)
             return tuple(column[: len(batch_bhwc)].float().cpu() for column in columns)
 
         parts = self._for_each_batch(examine_batch, images_nhwc)
         if not parts:
-            n_views, n_groups = (0, 0) if self.heads is None else self.heads.sizes
+            size_px = self.config.recipe.size_px
+            n_views, n_groups = (0, 0) if heads is None else heads.sizes
             return Evidence(
                 np.empty((0, 0 if self.gaussian is None else len(self.gaussian.mean_f)), np.float32),
                 np.empty(0, np.float32),
                 np.empty((0, n_views), np.float32),
-                np.empty((0, n_groups), np.float32),
+                np.empty((0, n_groups if wanted.groups else 0), np.float32),
                 np.empty((0, size_px, size_px), np.float32),
             )
         evidence = Evidence(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
         return replace(evidence, map_nhw=smooth(evidence.map_nhw)) if maps and self.heads is None else evidence
 
-    def _columns(self, x_bchw: Tensor, judged: Judgement, *, maps: bool) -> tuple[Tensor, ...]:
+    def _wanted(self, methods: Collection[str], heads: Heads | None) -> Wanted:
+        """What the networks must say: of a surface nothing that its own head needs."""
+        second_pass = self.heads is None or not {"gaussian", "paper"}.isdisjoint(methods)
+        if heads is None:
+            return Wanted(second_pass, (), local_views=False)
+        if heads.is_surface:
+            return Wanted(second_pass, self._groups if "global" in methods else (), local_views=False)
+        return Wanted(second_pass, self._groups)
+
+    @staticmethod
+    def _columns(x_bchw: Tensor, judged: Judgement, heads: Heads | None, *, maps: bool) -> tuple[Tensor, ...]:
         no_map_bhw, none_b0 = x_bchw.new_empty((len(x_bchw), 0, 0)), x_bchw.new_empty((len(x_bchw), 0))
-        if self.heads is None or not judged.appearance:
+        if heads is None:
             residual_bhw = residual_map(x_bchw, judged.x_hat_bchw) if maps else no_map_bhw
             return judged.features_bf, judged.score_b, none_b0, none_b0, residual_bhw
-        local_bv, global_bg, map_bhw = self.heads.examine(judged, x_bchw.shape[-1] if maps else None)
+        local_bv, global_bg, map_bhw = heads.examine(x_bchw, judged, x_bchw.shape[-1] if maps else None)
         return judged.features_bf, judged.score_b, local_bv, global_bg, no_map_bhw if map_bhw is None else map_bhw
 
     @torch.no_grad()
-    def _judgements(self, images_nhwc: NDArray[np.uint8]) -> Iterator[Judgement]:
-        """What the networks say about the images, batch by batch, without the padding."""
+    def _judgements(self, images_nhwc: NDArray[np.uint8]) -> Iterator[tuple[Tensor, Judgement]]:
+        """Images as network input and what the networks say about them, batch by batch, without the padding."""
         for batch_bhwc in self._batches(images_nhwc):
-            yield self._judge(self._input(batch_bhwc), Wanted(groups=self._groups)).first(len(batch_bhwc))
+            x_bchw, n = self._input(batch_bhwc), len(batch_bhwc)
+            yield x_bchw[:n], self._judge(x_bchw, Wanted(groups=self._groups)).first(n)
 
     def _batches(self, images_nhwc: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         size = scoring_batch(self.config.recipe.size_px, self.device)
@@ -435,7 +447,7 @@ class Detector:
             if self.gaussian is not None:
                 scores["gaussian"] = self.gaussian.score(evidence.features_nf)
         if self.heads is not None and n_views:
-            scores |= self.heads.fusion.raw_scores(evidence.local_nv, evidence.global_ng)
+            scores |= self.heads.raw_scores(evidence.local_nv, evidence.global_ng)
         return scores
 
     def _calibrated(self) -> Calibration:

@@ -39,13 +39,17 @@ class Fusion:
         return cls(np.array([*centre, *head_centre]), np.array([*spread, *head_spread]))
 
     def raw_scores(self, local_nv: NDArray[np.floating], global_ng: NDArray[np.floating]) -> dict[str, Scores]:
-        """Raw scores (N,) of "local", "global" and "fused", of distances (N, V) and (N, G).
+        """Raw scores (N,) of "local", "global" and "fused", of distances (N, V) and (N, G); "local" alone of (N, 0).
 
         "fused" is the more alarmed of the two heads, both in units in which a normal image's median is 0 and its
         highest quarter 1.
         """
+        n_views = local_nv.shape[1]
+        if not global_ng.shape[1]:
+            local_n = _soft_maximum((_log(local_nv) - self.centre_s[:n_views]) / self.spread_s[:n_views])
+            return {"local": _to_raw((local_n - self.centre_s[-2]) / self.spread_s[-2])}
         columns_ns = np.concatenate([_log(local_nv), _log(global_ng)], axis=1)
-        heads = _heads(columns_ns, self.centre_s[:-2], self.spread_s[:-2], local_nv.shape[1])
+        heads = _heads(columns_ns, self.centre_s[:-2], self.spread_s[:-2], n_views)
         units = zip(heads, self.centre_s[-2:], self.spread_s[-2:], strict=True)
         local_n, global_n = ((head_n - centre) / spread for head_n, centre, spread in units)
         scores = {"local": local_n, "global": global_n, "fused": np.maximum(local_n, global_n)}

@@ -44,7 +44,8 @@ class Judgement(NamedTuple):
 
     Attributes:
         score_b: (B,) from 0 up, the score of the method's paper; (0,) where it was not asked for.
-        x_hat_bchw: (B, C, S, S) in [-1, 1], what the method makes of the images.
+        x_hat_bchw: (B, C, S, S) in [-1, 1], what the method makes of the images; (0, C, S, S) where nothing
+            at all was asked for.
         features_bf: (B, F), what a Gaussian can be fitted on; F = 0 where the method's own score is all there is;
             (0, 0) where it was not asked for.
         local_views: what `ganomaly.local_head` looks at, each (B, K, side, side); none where there is no such head.
@@ -73,11 +74,13 @@ class Wanted(NamedTuple):
 
     Attributes:
         second_pass: whether ``score_b`` and ``features_bf`` are.
-        groups: which groups of ``appearance``, together with ``local_views``; none of either if empty.
+        groups: which groups of ``appearance``.
+        local_views: whether ``local_views`` are.
     """
 
     second_pass: bool = True
     groups: tuple[str, ...] = tuple(GROUPS)
+    local_views: bool = True
 
 
 EVERYTHING = Wanted()

@@ -65,8 +65,11 @@ class GANomaly(Model):
     def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:
         """The latent distance (equation 6), the reconstruction, and what the scores of this package look at.
 
-        The second encoder runs only for the second pass, the discriminator only for the groups.
+        The second encoder runs only for the second pass, the discriminator only for the groups; if nothing is
+        wanted, none does.
         """
+        if not any(wanted):
+            return Judgement(x_bchw.new_empty(0), x_bchw[:0], x_bchw.new_empty(0, 0))
         encoded = self.generator.encoder.pyramid.activations(x_bchw)
         z_bd = self.generator.encoder.last_step(encoded[-1])
         x_hat_bchw = self.generator.decoder(z_bd)
@@ -75,12 +78,12 @@ class GANomaly(Model):
             z_hat_bd = self.generator.second_encoder(x_hat_bchw)
             features_bf = describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd)
             judged = judged._replace(score_b=paper_score(z_bd, z_hat_bd), features_bf=features_bf)
+        if wanted.local_views:
+            judged = judged._replace(local_views=local_views(x_bchw, x_hat_bchw, encoded[1].float()))
         if wanted.groups:
             seen = [layer_bchw.float() for layer_bchw in encoded[:3]]
             layers = self.discriminator.pyramid.activations(x_bchw, discriminator_layers(wanted.groups))
             discriminated = [layer_bchw.float() for layer_bchw in layers]
-            judged = judged._replace(
-                local_views=local_views(x_bchw, x_hat_bchw, seen[1]),
-                appearance=appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated, wanted.groups),
-            )
+            groups = appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated, wanted.groups)
+            judged = judged._replace(appearance=groups)
         return judged

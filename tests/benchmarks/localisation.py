@@ -38,6 +38,7 @@ from ganomaly.config import read_toml
 from ganomaly.drawn_defects import CONTRASTS, KINDS, SIZES
 from ganomaly.preparation import prepare_images, read_image
 from ganomaly.protocols import IMAGE_SUFFIXES, elpv
+from ganomaly.splits import ROLES, split_by_part
 
 LINES = Path(__file__).parents[2] / "deployments" / "lines"
 ELPV = ("elpv-mono", "elpv-poly")
@@ -66,7 +67,7 @@ def main(
     settings = configure(data, config, epochs, seed)
     say.print(f"{len(train)} images train and calibrate, {len(test)} carry defects; {settings.recipe.summary}")
     started = time.monotonic()
-    detector = Detector.fit(train, parts=parts, config=settings)
+    detector = fit(train, parts, settings, by_stripe=data in TEXTURES)
     seconds = time.monotonic() - started
     sorts = len(KINDS) * len(SIZES) * len(CONTRASTS)
     rows = {
@@ -80,6 +81,28 @@ def main(
         cv2.imwrite(str(out / f"{kind}.png"), sheet[:, :, ::-1])
     typer.echo(text)
     say.print(f"pictures: {out}/KIND.png")
+
+
+def fit(images: Images, parts: list[str], settings: DetectorConfig, *, by_stripe: bool) -> Detector:
+    """A detector of these images. Crops of a surface are dealt out by stripe, and all of a stripe set the limit.
+
+    A stripe is no part: `Detector.fit` would take one crop of each, which are too few for any promise.
+    """
+    if not by_stripe:
+        return Detector.fit(images, parts=parts, config=settings)
+    detector, promise = Detector(settings), settings.calibration
+    prepared = list(detector.prepare_all(images))
+    roles = split_by_part(
+        parts,
+        fit_fraction=promise.fit_fraction,
+        calibrate_fraction=promise.calibrate_fraction,
+        seed=settings.training.seed,
+    )
+    pixels = {role: detector.stack(prepared, roles == role) for role in ROLES}
+    for _ in detector.train(pixels["train"]):
+        pass
+    detector.calibrate(np.concatenate([pixels["train"], pixels["fit"]]), pixels["calibrate"])
+    return detector
 
 
 def good_images(data: str, n_train: int, n_test: int, seed: int) -> tuple[Images, list[str], Images]:
@@ -140,10 +163,11 @@ def conditions(data: str, detector: Detector, n_train: int, seconds: float, seed
         ["git", "describe", "--always", "--dirty"], cwd=LINES, capture_output=True, text=True, check=False
     ).stdout.strip()
     config = detector.config
+    surface = "" if detector.heads is None else f"A surface? {detector.heads.summary}. "
     return (
         f"# Localisation on {data}\n\n{n_train} good images train and calibrate ({seconds:.0f} s, "
         f"{config.training.epochs} epochs); {config.recipe.summary}. Each cell: image AUROC / pixel AUROC / AUPRO; "
-        f"a map that knows nothing has a pixel AUROC of 0.5 and an AUPRO of 0.15. "
+        f"a map that knows nothing has a pixel AUROC of 0.5 and an AUPRO of 0.15. {surface}"
         f"Seed {seed}, commit {commit or 'unknown'}, torch {torch.__version__} on {detector.device}, "
         f"{os.cpu_count()} cores, Python {platform.python_version()}.\n"
     )

@@ -172,7 +172,7 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
         "limit": detector.calibration.limit,
         "id": detector.calibration.id,
     }
-    assert facts["format_version"] == 4
+    assert facts["format_version"] == 5
     assert set(facts["versions"]) == {"torch", "numpy"}
     assert facts["size_bytes"] == sum(path.stat().st_size for path in model.iterdir())
 

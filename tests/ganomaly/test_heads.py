@@ -161,7 +161,7 @@ def test_heads_of_format_3_keep_their_groups(trained: Detector) -> None:
     old = Heads(trained.heads.local, NearestNeighbours.fit(judged.appearance, FORMAT_3_GROUPS), fusion)
     restored = Heads.from_arrays(old.to_arrays())
     assert restored.neighbours.groups == FORMAT_3_GROUPS
-    _, global_bg, _ = restored.examine(judged)
+    _, global_bg, _ = restored.examine(x, judged)
     discriminator_bf = judged.appearance["discriminator"]
     by_hand = torch.cdist(discriminator_bf, discriminator_bf).sort(1).values[:, :5].mean(1)
     torch.testing.assert_close(global_bg[:, -1], by_hand, rtol=1e-2, atol=1e-3)
