@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
@@ -226,9 +226,41 @@ class Detector:
         Raises:
             ValueError: if the detector is not calibrated.
         """
+        self._calibrated()
+        return self._image_scores(self.raw_scores(images_nhwc))
+
+    def score_and_map(self, images_nhwc: NDArray[np.uint8]) -> list[tuple[ImageScore, NDArray[np.float32] | None]]:
+        """`score_prepared` and, for each flagged image, its heat map (S, S) of one pass through the networks.
+
+        Raises:
+            ValueError: if the detector is not calibrated.
+        """
+        calibration, methods = self._calibrated(), (self.config.score.method,)
+        heads = self._heads_for(methods)
+        mapped = self.heads is not None and not self.heads.is_surface
+        wanted = self._wanted(methods, heads)._replace(local_views=mapped)
+        self._make_scoring_model()  # before several threads ask for it
+
+        @torch.no_grad()
+        def judge_batch(batch_bhwc: NDArray[np.uint8]) -> list[tuple[ImageScore, NDArray[np.float32] | None]]:
+            x_bchw = self._input(batch_bhwc)
+            judged = self._judge(x_bchw, wanted)
+            columns = self._columns(x_bchw, judged, heads, maps=False)
+            raw_b = self._raw_scores(_evidence([_first(columns, len(batch_bhwc))]))
+            heats: list[NDArray[np.float32] | None] = [None] * len(raw_b)
+            flagged = np.flatnonzero(calibration.flagged(raw_b))
+            if len(flagged):
+                rows = torch.from_numpy(flagged).to(self.device)
+                columns = self._columns(x_bchw[rows], judged.some(rows), self.heads, maps=True)
+                for row, heat in zip(flagged, self._heat(_evidence([columns]).map_nhw), strict=True):
+                    heats[row] = heat
+            return list(zip(self._image_scores(raw_b), heats, strict=True))
+
+        return [one for batch in self._for_each_batch(judge_batch, images_nhwc) for one in batch]
+
+    def _image_scores(self, raw_n: NDArray[np.float64]) -> list[ImageScore]:
         calibration = self._calibrated()
-        raw = self.raw_scores(images_nhwc)
-        columns = (raw, calibration.normalise(raw), calibration.p_value(raw), calibration.flagged(raw))
+        columns = (raw_n, calibration.normalise(raw_n), calibration.p_value(raw_n), calibration.flagged(raw_n))
         return [
             ImageScore(float(s), float(normalised), float(p), "flagged" if flagged else "ok")
             for s, normalised, p, flagged in zip(*columns, strict=True)
@@ -252,8 +284,11 @@ class Detector:
             ValueError: if the detector is not calibrated.
         """
         self._calibrated()
+        return self._heat(self.examine(images_nhwc, (self.config.score.method,), maps=True).map_nhw)
+
+    def _heat(self, map_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
         assert self.heat is not None
-        return self.heat.heat(self.examine(images_nhwc, (self.config.score.method,), maps=True).map_nhw)
+        return self.heat.heat(map_nhw)
 
     def examine(
         self, images_nhwc: NDArray[np.uint8], methods: Collection[str] = ALL_METHODS, *, maps: bool = False
@@ -265,15 +300,14 @@ class Detector:
             methods: what scores will be made of it: networks that none of them needs do not run.
             maps: whether heat maps will be made of it.
         """
-        heads = self.heads if maps or not set(HEAD_METHODS).isdisjoint(methods) else None
+        heads = self.heads if maps else self._heads_for(methods)
         wanted = self._wanted(methods, heads)
         self._make_scoring_model()  # before several threads ask for it
 
         @torch.no_grad()
         def examine_batch(batch_bhwc: NDArray[np.uint8]) -> tuple[Tensor, ...]:
             x = self._input(batch_bhwc)
-            columns = self._columns(x, self._judge(x, wanted), heads, maps=maps)
-            return tuple(column[: len(batch_bhwc)].float().cpu() for column in columns)
+            return _first(self._columns(x, self._judge(x, wanted), heads, maps=maps), len(batch_bhwc))
 
         parts = self._for_each_batch(examine_batch, images_nhwc)
         if not parts:
@@ -286,8 +320,10 @@ class Detector:
                 np.empty((0, n_groups if wanted.groups else 0), np.float32),
                 np.empty((0, size_px, size_px), np.float32),
             )
-        evidence = Evidence(*(torch.cat(column).numpy() for column in zip(*parts, strict=True)))
-        return replace(evidence, map_nhw=smooth(evidence.map_nhw)) if maps and self.heads is None else evidence
+        return _evidence(parts)
+
+    def _heads_for(self, methods: Collection[str]) -> Heads | None:
+        return None if set(HEAD_METHODS).isdisjoint(methods) else self.heads
 
     def _wanted(self, methods: Collection[str], heads: Heads | None) -> Wanted:
         """What the networks must say: of a surface nothing that its own head needs."""
@@ -301,18 +337,20 @@ class Detector:
     @staticmethod
     def _columns(x_bchw: Tensor, judged: Judgement, heads: Heads | None, *, maps: bool) -> tuple[Tensor, ...]:
         no_map_bhw, none_b0 = x_bchw.new_empty((len(x_bchw), 0, 0)), x_bchw.new_empty((len(x_bchw), 0))
-        if heads is None:
-            residual_bhw = residual_map(x_bchw, judged.x_hat_bchw) if maps else no_map_bhw
-            return judged.features_bf, judged.score_b, none_b0, none_b0, residual_bhw
-        local_bv, global_bg, map_bhw = heads.examine(x_bchw, judged, x_bchw.shape[-1] if maps else None)
-        return judged.features_bf, judged.score_b, local_bv, global_bg, no_map_bhw if map_bhw is None else map_bhw
+        if heads is not None:
+            local_bv, global_bg, map_bhw = heads.examine(x_bchw, judged, x_bchw.shape[-1] if maps else None)
+            return judged.features_bf, judged.score_b, local_bv, global_bg, no_map_bhw if map_bhw is None else map_bhw
+        if not maps:
+            return judged.features_bf, judged.score_b, none_b0, none_b0, no_map_bhw
+        smoothed_bhw = torch.from_numpy(smooth(residual_map(x_bchw, judged.x_hat_bchw).cpu().numpy()))
+        return judged.features_bf, judged.score_b, none_b0, none_b0, smoothed_bhw
 
     @torch.no_grad()
     def _judgements(self, images_nhwc: NDArray[np.uint8]) -> Iterator[tuple[Tensor, Judgement]]:
         """Images as network input and what the networks say about them, batch by batch, without the padding."""
         for batch_bhwc in self._batches(images_nhwc):
             x_bchw, n = self._input(batch_bhwc), len(batch_bhwc)
-            yield x_bchw[:n], self._judge(x_bchw, Wanted(groups=self._groups)).first(n)
+            yield x_bchw[:n], self._judge(x_bchw, Wanted(groups=self._groups)).some(slice(n))
 
     def _batches(self, images_nhwc: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         size = scoring_batch(self.config.recipe.size_px, self.device)
@@ -454,6 +492,15 @@ class Detector:
         if self.calibration is None:
             raise ValueError("the detector is not calibrated: call calibrate() or load a calibrated one")
         return self.calibration
+
+
+def _first(columns: tuple[Tensor, ...], n: int) -> tuple[Tensor, ...]:
+    """The first n images' float32 columns, in the computer's own memory."""
+    return tuple(column[:n].float().cpu() for column in columns)
+
+
+def _evidence(parts: Sequence[tuple[Tensor, ...]]) -> Evidence:
+    return Evidence(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
 
 
 @cache

@@ -207,8 +207,7 @@ def _judge_chunk(detector: Detector, chunk: FetchedChunk) -> JudgedChunk:
 
 
 def _commit_chunk(systems: Systems, model: PinnedModel, run: OpenRun, chunk: JudgedChunk) -> JudgedChunk:
-    # here and not where scores are made: the next chunk is judged meanwhile, and no core waits
-    overlays, without_overlay = _save_overlays(systems, model, _with_heat_maps(model.detector, chunk.judged))
+    overlays, without_overlay = _save_overlays(systems, model, [one for one in chunk.judged if one.heat_ss is not None])
     failed = [*chunk.failed, *without_overlay]
     lacking = {failure.image.identity for failure in without_overlay}
     judged = [one for one in chunk.judged if one.found.image.identity not in lacking]
@@ -224,14 +223,11 @@ def _commit_chunk(systems: Systems, model: PinnedModel, run: OpenRun, chunk: Jud
 
 def _judge(detector: Detector, fetched: Sequence[FetchedImage]) -> list[Judged]:
     usable = np.array([found.prepared.usable for found in fetched], dtype=bool)
-    scores = iter(detector.score_prepared(detector.stack([found.prepared for found in fetched], usable)))
+    scores = iter(detector.score_and_map(detector.stack([found.prepared for found in fetched], usable)))
     return [
-        Judged(
-            found,
-            next(scores)
-            if found.prepared.usable
-            else ImageScore(None, None, None, "unusable", found.prepared.reason, found.prepared.detail),
-        )
+        Judged(found, *next(scores))
+        if found.prepared.usable
+        else Judged(found, ImageScore(None, None, None, "unusable", found.prepared.reason, found.prepared.detail))
         for found in fetched
     ]
 
@@ -267,16 +263,6 @@ def _count(judged: Sequence[Judged], inserted: Collection[tuple[str, str]]) -> R
 def _without_data(judged: Judged) -> Judged:
     """The same without the image's bytes, which only an overlay needs."""
     return judged if judged.score.verdict == "flagged" else replace(judged, found=replace(judged.found, data=b""))
-
-
-def _with_heat_maps(detector: Detector, judged: Sequence[Judged]) -> list[Judged]:
-    """The flagged images, each with its heat map."""
-    flagged = [one for one in judged if one.score.verdict == "flagged"]
-    if not flagged:
-        return []
-    prepared = [one.found.prepared for one in flagged]
-    heats = detector.heat_maps(detector.stack(prepared, np.ones(len(flagged), dtype=bool)))
-    return [replace(one, heat_ss=heat) for one, heat in zip(flagged, heats, strict=True)]
 
 
 def _save_overlays(

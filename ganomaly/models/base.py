@@ -58,14 +58,18 @@ class Judgement(NamedTuple):
     local_views: tuple[Tensor, ...] = ()
     appearance: Mapping[str, Tensor] = MappingProxyType({})
 
-    def first(self, n: int) -> "Judgement":
-        """The same of the first n images."""
+    def some(self, rows: slice | Tensor) -> "Judgement":
+        """The same of some of the images."""
+
+        def some_of(column: Tensor) -> Tensor:
+            return column[rows] if len(column) else column  # empty where it was not asked for
+
         return Judgement(
-            self.score_b[:n],
-            self.x_hat_bchw[:n],
-            self.features_bf[:n],
-            tuple(view[:n] for view in self.local_views),
-            {name: group[:n] for name, group in self.appearance.items()},
+            some_of(self.score_b),
+            some_of(self.x_hat_bchw),
+            some_of(self.features_bf),
+            tuple(some_of(view) for view in self.local_views),
+            {name: some_of(group) for name, group in self.appearance.items()},
         )
 
 

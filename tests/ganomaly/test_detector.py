@@ -1,5 +1,6 @@
 """The detector as a whole: reproducible, independent of the batch, refuses what it cannot learn, finds defects."""
 
+import copy
 import os
 from collections.abc import Callable
 
@@ -74,6 +75,30 @@ def test_heat_map_alone_equals_heat_map_in_a_batch(trained: Detector, draw_parts
     prepared = list(trained.prepare_all(draw_parts(40, seed=3, defect=True)))
     pixels = trained.stack(prepared, np.ones(40, dtype=bool))
     np.testing.assert_allclose(trained.heat_maps(pixels)[33], trained.heat_maps(pixels[33:34])[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["fused", "global", "paper"])
+def test_one_pass_gives_scores_and_the_heat_maps_of_flagged_images(
+    trained: Detector, draw_parts: DrawParts, method: str
+) -> None:
+    """A night's overlay would belong to another image, or differ from what the report draws anew."""
+    config = trained.config.model_copy(update={"score": trained.config.score.model_copy(update={"method": method})})
+    detector = copy.copy(trained)
+    detector.config = config
+    images = draw_parts(20, seed=3) + draw_parts(20, seed=4, defect=True)
+    pixels = detector.stack(list(detector.prepare_all(images)), np.ones(40, dtype=bool))
+    held_out = draw_parts(40, seed=5)
+    detector.calibrate(pixels[:20], detector.stack(list(detector.prepare_all(held_out)), np.ones(40, dtype=bool)))
+    judged = detector.score_and_map(pixels)
+    assert [score for score, _ in judged] == detector.score_prepared(pixels)
+    flagged = [score.verdict == "flagged" for score, _ in judged]
+    assert any(flagged)
+    assert not all(flagged)
+    assert [heat is not None for _, heat in judged] == flagged
+    for expected, (_, heat) in zip(detector.heat_maps(pixels), judged, strict=True):
+        if heat is not None:
+            np.testing.assert_allclose(heat, expected, rtol=1e-3, atol=1e-4)
+    assert detector.score_and_map(pixels[:0]) == []
 
 
 def test_defects_score_higher_than_good_parts(trained: Detector, draw_parts: DrawParts) -> None:

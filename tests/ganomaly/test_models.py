@@ -56,6 +56,9 @@ def test_a_comparator_judges_like_a_detector(comparator: Detector, draw_parts: D
     heat = comparator.heat_maps(pixels)
     assert heat.shape == (1, 32, 32)
     assert np.isfinite(heat).all()
+    for score, found in comparator.score_and_map(pixels):
+        assert score == comparator.score_prepared(pixels)[0]
+        assert found is None or np.allclose(found, heat[0], rtol=1e-3, atol=1e-4)
     assert comparator.score([]) == []
 
 

@@ -109,22 +109,22 @@ def prepare(folder: str, n_images: int, defective_share: float) -> dict[str, flo
 
 
 def score(folder: str, n_images: int, defective_share: float) -> dict[str, float]:
-    """Prepared images to verdicts, both heads."""
+    """Prepared images to verdicts, both heads, with the heat maps of those that are flagged."""
     images = pixels(folder, n_images, defective_share)
-    detector(folder).score_prepared(images[:CHUNK])
+    detector(folder).score_and_map(images[:CHUNK])
     return measured(
-        len(images), lambda: [detector(folder).score_prepared(images[at : at + CHUNK]) for at in _starts(images)]
+        len(images), lambda: [detector(folder).score_and_map(images[at : at + CHUNK]) for at in _starts(images)]
     )
 
 
 def overlay(folder: str, n_images: int, defective_share: float, flagged: int) -> dict[str, float]:
-    """What a flagged image costs: heat map, overlay, PUT; here for the first images, whatever their verdict."""
+    """What a flagged image costs: heat map drawn over it, PUT; here the first images, whatever their verdict."""
     files, made, objects = data(n_images, defective_share)[:flagged], detector(folder), bucket()
     images = pixels(folder, n_images, defective_share)[: len(files)]
-    made.heat_maps(images[:1])
+    heats = made.heat_maps(images)
 
     def draw() -> None:
-        for number, (file, heat) in enumerate(zip(files, made.heat_maps(images), strict=True)):
+        for number, (file, heat) in enumerate(zip(files, heats, strict=True)):
             objects.put(f"reports/{LINE}/stages/{number}.jpg", overlay_jpeg(made, file, heat), "image/jpeg")
 
     return measured(len(files), draw)

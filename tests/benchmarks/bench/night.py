@@ -27,7 +27,7 @@ from tests.faults.postgres_cluster import Cluster, server_programs
 Say = Callable[[str], None]
 
 SERVER_STAGE = "S3 server"
-OVERLAY_STAGE = "heat map + overlay + PUT of a flagged image"
+OVERLAY_STAGE = "overlay + PUT of a flagged image"
 OVERLAYS = 32
 END_TO_END = "end to end, S3 to report store"
 
@@ -93,7 +93,7 @@ def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, list[Row
 
 
 def _has_size(name: str) -> bool:
-    return any(word in name for word in ("recipe", "heads", "heat map"))
+    return any(word in name for word in ("recipe", "heads", "overlay"))
 
 
 def _of_an_image(medians: Mapping[str, float], server: float) -> dict[str, float]:
