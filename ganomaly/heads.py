@@ -95,6 +95,7 @@ class Heads:
             arrays["local.gain"] = np.array(self.gain_by_location)
         if isinstance(self.local, SurfacePatches):
             arrays["surface.kept"] = self.local.kept_nk.cpu().numpy()
+            arrays["surface.usual"] = self.local.usual_n.cpu().numpy()
         else:
             for name, view in zip(VIEWS, self.local, strict=True):
                 arrays[f"local.{name}.mean"] = view.mean_l1k.cpu().numpy()
@@ -118,7 +119,7 @@ class Heads:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         local: LocalHead
         if "surface.kept" in arrays:
-            local = SurfacePatches(tensors["surface.kept"])
+            local = SurfacePatches(tensors["surface.kept"], tensors["surface.usual"])
         else:
             local = tuple(LocationGaussian(tensors[f"local.{v}.mean"], tensors[f"local.{v}.root"]) for v in VIEWS)
         groups = FORMAT_3_GROUPS if "global.discriminator.kept" in arrays else GROUPS

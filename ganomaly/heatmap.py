@@ -1,6 +1,7 @@
 """Where on the part it does not look normal: a map of distances, standardised for each location on normal images.
 
-The map is that of the local head (`ganomaly.local_head`); methods that have none give their smoothed residual.
+The map is that of the local head (`ganomaly.local_head`, on surfaces `ganomaly.surface_head`); methods that have none
+give their smoothed residual.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 `paper_score` is the paper's latent distance (equation 6). `GaussianScore` is a Gaussian fitted on normal images over
 everything the generator says about an image, which weighs each direction by how much it varies among normal images
-instead of averaging noise and signal alike. The default is the fusion of two heads: `ganomaly.local_head`,
-`ganomaly.global_head`, `ganomaly.fusion`.
+instead of averaging noise and signal alike. The default is the fusion of two heads: `ganomaly.local_head` (or, on a
+surface, `ganomaly.surface_head` alone), `ganomaly.global_head`, `ganomaly.fusion`.
 """
 
 from dataclasses import dataclass
@@ -26,9 +26,10 @@ class ScoreConfig(BaseModel):
 
     method: Literal["fused", "local", "global", "gaussian", "paper"] = Field(
         "fused",
-        description="fused: the more alarmed of two heads; local: every place against that place on normal images; "
-        "global: the whole against the nearest normal images; gaussian: Mahalanobis distance over z, z - z_hat and "
-        "the residual; paper: mean |z - z_hat|, or the score of the comparator's paper",
+        description="fused: the more alarmed of two heads; local: every place against that place on normal images, on "
+        "a surface every patch against normal ones from anywhere, which there is fused, too; global: the whole against "
+        "the nearest normal images; gaussian: Mahalanobis distance over z, z - z_hat and the residual; "
+        "paper: mean |z - z_hat|, or the score of the comparator's paper",
     )
 
 

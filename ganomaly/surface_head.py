@@ -18,6 +18,10 @@ PATCH_STEP_PX = 2
 KEPT = 1024
 PATCHES_PER_IMAGE = 256
 MAX_CANDIDATES = 2**15
+DRAWN_BY = 20
+"""The usual distance of a kept patch is drawn towards the mean of all, by so many patches."""
+LEAST_USUAL = 0.01
+"""About a grey level: what means nothing."""
 ROWS_AT_ONCE = 4096
 """Patches whose distances are computed together: (4096, 1024) of them stay near the processor."""
 
@@ -28,25 +32,31 @@ class SurfacePatches:
 
     Attributes:
         kept_nk: float32 (N, K), patches of the images in [-1, 1].
+        usual_n: float32 (N,), how far the normal patches that are nearest to each kept one lie from it: flat patches
+            resemble each other more than rough ones do.
     """
 
     kept_nk: Tensor
+    usual_n: Tensor
 
     @classmethod
-    def fit(cls, candidates_nk: Tensor) -> Self:
-        """Keep `KEPT` of some normal patches (N, K): the first, then always the one farthest from all kept ones."""
-        candidates_nk = candidates_nk[:: -(-len(candidates_nk) // MAX_CANDIDATES)]
-        kept, distance_n = [0], torch.full((len(candidates_nk),), torch.inf)
-        while len(kept) < min(KEPT, len(candidates_nk)):
-            newest_k = candidates_nk[kept[-1]]
-            distance_n = torch.minimum(distance_n, (candidates_nk - newest_k).square().sum(1))
-            kept.append(int(distance_n.argmax()))
-        return cls(candidates_nk[kept])
+    def fit(cls, candidates_mk: Tensor) -> Self:
+        """Keep `KEPT` of some normal patches (M, K): the first, then always the one farthest from all kept ones."""
+        candidates_mk = candidates_mk[:: -(-len(candidates_mk) // MAX_CANDIDATES)]
+        square_m = torch.full((len(candidates_mk),), torch.inf)
+        nearest_m = torch.zeros(len(candidates_mk), dtype=torch.long)
+        kept: list[int] = []
+        for number in range(min(KEPT, len(candidates_mk))):
+            kept.append(int(square_m.argmax()))
+            to_newest_m = (candidates_mk - candidates_mk[kept[-1]]).square().mean(1)
+            nearest_m[to_newest_m < square_m] = number
+            square_m = torch.minimum(square_m, to_newest_m)
+        return cls(candidates_mk[kept], _usual(square_m.sqrt(), nearest_m, len(kept)))
 
     def distance(self, x_bchw: Tensor) -> Tensor:
-        """Distances to the nearest normal patch of images (B, C, S, S) in [-1, 1]: (B, side, side), every 2 px.
+        """How far from normal the patches of images (B, C, S, S) in [-1, 1] are: (B, side, side), every 2 px.
 
-        Each is the mean of 3 x 3 neighbouring patches: a single odd one is noise.
+        About 1 for normal images. Each is the mean of 3 x 3 neighbouring patches: a single odd one is noise.
         """
         patches_rk = _patches(x_bchw).flatten(0, 1)
         distances = [self._to_nearest(rows_rk) for rows_rk in torch.split(patches_rk, ROWS_AT_ONCE)]
@@ -55,15 +65,24 @@ class SurfacePatches:
         return F.avg_pool2d(distance_bhw, 3, stride=1, padding=1, count_include_pad=False)
 
     def _to_nearest(self, patches_rk: Tensor) -> Tensor:
-        """Root mean square difference to the nearest kept patch, (R,)."""
+        """Root mean square difference to the nearest kept patch over what is usual there, (R,)."""
         kept_n = self.kept_nk.square().sum(1)
-        nearest_r = torch.addmm(kept_n, patches_rk, self.kept_nk.T, alpha=-2).min(1).values
-        mean_square_r = (nearest_r + patches_rk.square().sum(1)) / patches_rk.shape[1]
-        return mean_square_r.clamp(min=0).sqrt()
+        nearest = torch.addmm(kept_n, patches_rk, self.kept_nk.T, alpha=-2).min(1)
+        mean_square_r = (nearest.values + patches_rk.square().sum(1)) / patches_rk.shape[1]
+        return mean_square_r.clamp(min=0).sqrt() / self.usual_n[nearest.indices]
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        return type(self)(self.kept_nk.to(device))
+        return type(self)(self.kept_nk.to(device), self.usual_n.to(device))
+
+
+def _usual(distance_m: Tensor, nearest_m: Tensor, n_kept: int) -> Tensor:
+    """Mean distance of the candidates nearest to each kept patch, itself left out, drawn towards the mean of all."""
+    total_n = torch.zeros(n_kept).index_add_(0, nearest_m, distance_m)
+    others_n = torch.bincount(nearest_m, minlength=n_kept) - 1
+    mean = total_n.sum() / others_n.sum().clamp(min=1)
+    usual_n: Tensor = (total_n + DRAWN_BY * mean) / (others_n + DRAWN_BY)
+    return usual_n.clamp(min=LEAST_USUAL)
 
 
 def surface_map(distance_bhw: Tensor, size_px: int) -> Tensor:

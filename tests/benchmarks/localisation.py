@@ -58,11 +58,12 @@ def main(
     ] = None,
     train_images: Annotated[int, typer.Option(help="At most so many good images train and calibrate.")] = 1000,
     test_images: Annotated[int, typer.Option(help="At most so many good images carry defects.")] = 40,
+    crop_px: Annotated[int, typer.Option(help="Side of a surface's crops, 32 to 128.")] = 128,
     epochs: Annotated[int | None, typer.Option(help="Instead of the configuration's.")] = None,
     seed: Annotated[int, typer.Option(help="Deals out the images, draws weights and defects.")] = 0,
 ) -> None:
     """Train, draw, measure, write."""
-    train, parts, test = good_images(data, train_images, test_images, seed)
+    train, parts, test = good_images(data, train_images, test_images, crop_px, seed)
     out.mkdir(parents=True, exist_ok=True)  # before minutes of training
     settings = configure(data, config, epochs, seed)
     say.print(f"{len(train)} images train and calibrate, {len(test)} carry defects; {settings.recipe.summary}")
@@ -105,10 +106,10 @@ def fit(images: Images, parts: list[str], settings: DetectorConfig, *, by_stripe
     return detector
 
 
-def good_images(data: str, n_train: int, n_test: int, seed: int) -> tuple[Images, list[str], Images]:
+def good_images(data: str, n_train: int, n_test: int, crop_px: int, seed: int) -> tuple[Images, list[str], Images]:
     """Images to train with, their parts, and images to draw into: a fifth at least, on other parts."""
     if data in TEXTURES:
-        surface = texture(data, train_images=n_train, test_normal=n_test, test_abnormal=1, seed=seed)
+        surface = texture(data, side_px=crop_px, train_images=n_train, test_normal=n_test, test_abnormal=1, seed=seed)
         chosen, normal = surface.split.train, surface.split.test[:n_test]
         return list(surface.data.images[chosen]), surface.data.parts[chosen].tolist(), list(surface.data.images[normal])
     files = good_files(data)
@@ -180,7 +181,11 @@ def tables(rows: dict[str, list[LocalisationRow]]) -> list[str]:
     lines = [f"| kind, mean of all | {head[0]}", f"| --- | {head[1]}"]
     lines += [f"| {kind} | " + " | ".join(cell(m[kind]) for m in means.values()) + " |" for kind in KINDS]
     every = [np.mean(list(m.values()), axis=0) for m in means.values()]
-    lines += ["| all kinds | " + " | ".join(cell(values) for values in every) + " |", ""]
+    lines += ["| all kinds | " + " | ".join(cell(values) for values in every) + " |"]
+    clear = [
+        np.mean(list(mean_by_kind([r for r in of if r.contrast != "faint"]).values()), axis=0) for of in rows.values()
+    ]
+    lines += ["| all kinds, medium and strong | " + " | ".join(cell(values) for values in clear) + " |", ""]
     lines += [f"| kind | size | contrast | images | {head[0]}", f"| --- | --- | --- | ---: | {head[1]}"]
     for same in zip(*rows.values(), strict=True):
         cells = " | ".join(cell((row.image_auroc, row.pixel_auroc, row.aupro)) for row in same)

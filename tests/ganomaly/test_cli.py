@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ganomaly import Detector
+from ganomaly.benchmark.textures import texture
 from ganomaly.cli import app
 from tests.ganomaly.photos import draw_textures, session
 
@@ -123,6 +124,23 @@ def test_fit_accounts_for_every_image(workshop: tuple[Path, Result]) -> None:
     assert len(detector.snapshot_id) == 16
 
 
+def test_fit_and_info_say_that_a_line_is_a_surface(tmp_path: Path) -> None:
+    """Nobody would learn why the networks have no say, or that a place has none."""
+    (tmp_path / "good").mkdir()
+    (tmp_path / "config.toml").write_text(CONFIG + "near_duplicates = 'ignore'\n[quality]\nmin_sharpness = 0.0\n")
+    for i, crop in enumerate(
+        texture("weave", side_px=32, train_images=100, test_normal=1, test_abnormal=0).data.images
+    ):
+        cv2.imwrite(str(tmp_path / "good" / f"{i:03}.png"), crop)
+    arguments = (tmp_path / "good", "-o", tmp_path / "model", "--config", tmp_path / "config.toml", "--epochs", "1")
+    result = ganomaly("fit", *arguments, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stdout.splitlines() if line.startswith("a surface? yes: the place explains ")]
+    assert len(lines) == 1
+    assert "small patches are compared with good ones from anywhere" in lines[0]
+    assert lines[0].removeprefix("a surface? ") in ganomaly("info", tmp_path / "model").stdout
+
+
 def test_fit_counts_parts_and_warns(tmp_path: Path) -> None:
     """Photos of a few parts would train and calibrate as if they were many, and nobody be told."""
     photos, parts = session(draw_textures(60, seed=1), 3, seed=2)
@@ -173,6 +191,8 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
         "id": detector.calibration.id,
     }
     assert facts["format_version"] == 5
+    assert facts["surface"].startswith("no: the place explains 0.")
+    assert f"surface: {facts['surface']}" in result.stdout
     assert set(facts["versions"]) == {"torch", "numpy"}
     assert facts["size_bytes"] == sum(path.stat().st_size for path in model.iterdir())
 

@@ -127,6 +127,22 @@ def test_newer_format_asks_for_an_upgrade(copy: Path) -> None:
         Detector.load(copy, device="cpu")
 
 
+def test_a_detector_of_format_4_judges_as_it_did(trained: Detector, copy: Path, draw_parts: DrawParts) -> None:
+    """An update of the software would take every model out of service, or take it for one of a surface."""
+    name = "calibration.safetensors"
+    tensors = load_file(copy / name)
+    assert tensors.pop("local.gain") > 0
+    forge(copy, name, save(tensors), format_version=4)
+    loaded = Detector.load(copy, device="cpu")
+    assert loaded.heads is not None
+    assert not loaded.heads.is_surface
+    assert loaded.heads.summary is None
+    images = draw_parts(5, seed=1)
+    assert loaded.score(images) == trained.score(images)
+    loaded.save(copy)
+    assert Detector.load(copy, device="cpu").score(images) == trained.score(images)
+
+
 @pytest.mark.parametrize(
     "content", ["[]", "{}", "null", '{"format_version": 1}', '{"format_version": "1", "sha256": {}}']
 )

@@ -15,7 +15,7 @@ from ganomaly.detector import ALL_METHODS
 from ganomaly.drawn_defects import KINDS, Contrast, draw_defect
 from ganomaly.heads import LEAST_GAIN, Heads
 from ganomaly.local_head import LocationMoments
-from ganomaly.surface_head import KEPT, MAX_CANDIDATES, SurfacePatches, some_patches, surface_map
+from ganomaly.surface_head import KEPT, LEAST_USUAL, MAX_CANDIDATES, SurfacePatches, some_patches, surface_map
 
 CONFIG = DetectorConfig.model_validate(
     {
@@ -119,18 +119,30 @@ def test_where_a_patch_lies_does_not_matter() -> None:
     candidates = x.unfold(2, 6, 2).unfold(3, 6, 2).reshape(-1, 36)
     head = SurfacePatches.fit(candidates)
     assert len(head.kept_nk) == len(candidates) == 3 * 14**2
+    assert (head.usual_n == LEAST_USUAL).all()  # no other patch says what is usual
     assert head.distance(x).shape == (3, 14, 14)
-    assert head.distance(x).max() == pytest.approx(0, abs=1e-2)
-    assert head.distance(x.roll((8, 4), (2, 3)))[:, 5:, 3:].max() == pytest.approx(0, abs=1e-2)
+    assert head.distance(x).max() < 0.2
+    assert head.distance(x.roll((8, 4), (2, 3)))[:, 5:, 3:].max() < 0.2
     odd = x.clone()
     odd[1, 0, 10:12, 20:22] = 3
-    heat = surface_map(head.distance(odd), 32)
+    distance = head.distance(odd)
+    heat = surface_map(distance, 32)
     assert heat.shape == (3, 32, 32)
     assert heat[1].argmax() // 32 in range(8, 14)
     assert heat[1].argmax() % 32 in range(18, 24)
-    assert heat[1].max() > 10 * heat[0].max()
-    nearest = torch.cdist(odd[1, 0, 10:16, 20:26].reshape(1, 36), candidates).min() / 6
-    assert head._to_nearest(odd[1, 0, 10:16, 20:26].reshape(1, 36)) == pytest.approx(float(nearest), rel=1e-3)
+    assert distance[1].max() > 100 * distance[0].max()
+    patch = odd[1, 0, 10:16, 20:26].reshape(1, 36)
+    nearest = torch.cdist(patch, candidates).min() / 6
+    assert head._to_nearest(patch) == pytest.approx(float(nearest) / LEAST_USUAL, rel=1e-3)
+
+
+def test_what_is_usual_differs_from_patch_to_patch() -> None:
+    """Rough places would hide what a flat place shows."""
+    rng = torch.Generator().manual_seed(0)
+    flat = torch.randn(4000, 4, generator=rng) * 0.05
+    rough = torch.randn(4000, 4, generator=rng) * 0.5 + 5
+    head = SurfacePatches.fit(torch.cat([flat, rough]))
+    assert head._to_nearest(flat + 0.2).median() > 1.5 * head._to_nearest(rough + 0.2).median()
 
 
 def test_what_is_kept_is_bounded_and_spread() -> None:
@@ -140,7 +152,10 @@ def test_what_is_kept_is_bounded_and_spread() -> None:
     patches[30_000] = 9.0  # an index that every third one hits
     head = SurfacePatches.fit(patches)
     assert head.kept_nk.shape == (KEPT, 4)
+    assert head.usual_n.shape == (KEPT,)
     assert (head.kept_nk == 9).all(1).any()
+    found = SurfacePatches.fit(patches[:5000])._to_nearest(patches[5000:6000])
+    assert found.mean() == pytest.approx(1, abs=0.2)
     x = torch.rand(5, 3, 32, 32)
     assert some_patches(x, rng).shape[1] == 3 * 36
 
