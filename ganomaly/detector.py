@@ -20,6 +20,7 @@ from ganomaly.errors import DetectorFileError
 from ganomaly.global_head import GROUPS
 from ganomaly.heads import FOLDS, UNSAMPLED, Heads, HeadsFitting
 from ganomaly.heatmap import HeatMapStatistics, smooth
+from ganomaly.memory import keep_freed_memory
 from ganomaly.models import Judgement, Model, build_model
 from ganomaly.models.base import Wanted
 from ganomaly.networks import for_scoring
@@ -114,6 +115,8 @@ class Detector:
     ) -> None:
         self.config = config or DetectorConfig()
         self.device = pick_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.snapshot_id = snapshot_id
         self._rng = torch.Generator().manual_seed(self.config.training.seed)
         recipe, network = self.config.recipe, self.config.network
