@@ -1,5 +1,7 @@
 """The benchmark itself: it runs, compares like with like, and its ratios are ratios."""
 
+import os
+import signal
 import subprocess
 import sys
 from datetime import date
@@ -16,7 +18,7 @@ from ganomaly.networks import NetworkConfig
 from tasks.lines import LineConfig
 from tests.benchmarks import gpu_check
 from tests.benchmarks.bench.authors import AuthorsTraining, score
-from tests.benchmarks.bench.contest import AUTHORS, OURS, ROOT, environment
+from tests.benchmarks.bench.contest import AUTHORS, OURS, ROOT, Contestant, ContestantError, environment
 from tests.benchmarks.bench.data import cell_files, lay_out_day, mixed
 from tests.benchmarks.bench.night import SERVER_STAGE, Stages, with_overlays
 from tests.benchmarks.bench.processes import watching
@@ -92,6 +94,17 @@ def test_a_day_has_the_lines_keys_and_its_share_of_defects(tmp_path: Path) -> No
     assert sum(path in defective for path in mixed(40, 0.1)) == 4
     small = next(bucket.glob("images/bench/2026-03-03/*/el.png"))
     assert cv2.imread(str(small)).shape[:2] == (48, 48)
+
+
+def test_a_contestant_that_dies_costs_only_its_own_figures(tmp_path: Path) -> None:
+    """Broken if a process that ran out of memory takes with it what all others measured."""
+    command = [sys.executable, "-m", "tests.benchmarks.bench.contestant_plain"]
+    with Contestant(AUTHORS, command, 1, tmp_path / "log", environment(1)) as contestant:
+        os.kill(contestant.pid, signal.SIGKILL)
+        with pytest.raises(ContestantError, match="log"):
+            contestant.do("set_threads", threads=1)
+        with pytest.raises(ContestantError, match="log"):
+            contestant.do("set_threads", threads=1)
 
 
 def test_watching_sees_the_cpu_of_a_child() -> None:

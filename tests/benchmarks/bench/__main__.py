@@ -173,13 +173,13 @@ def measure_contests(plan: Plan, found: Collected, say: Say) -> None:
     ours = next((row.median for row in found.rows if row.workload == night.END_TO_END), None)
     for threads in plan.threads:
         engine = "anomalib" in plan.workloads and plan.anomalib is not None and threads == max(plan.threads)
-        if not (chosen or engine):
-            continue
-        with contestants(threads, plan.folder / "logs", plan.anomalib) as cast:
-            for name in chosen:
-                found.add(name, partial(CONTESTS[name], plan, cast, say))
-            if engine:
-                found.add("anomalib", partial(night.anomalib_engine, plan, cast, ours, say))
+        # a cast for each workload: at 256 px what one holds fills the memory that the next one needs
+        for name in [*chosen, *(["anomalib"] if engine else [])]:
+            with contestants(threads, plan.folder / "logs", plan.anomalib) as cast:
+                if name in CONTESTS:
+                    found.add(name, partial(CONTESTS[name], plan, cast, say))
+                else:
+                    found.add(name, partial(night.anomalib_engine, plan, cast, ours, say))
 
 
 def draw(folder: Path, rows: Sequence[Row], stages: Stages | None) -> list[str]:
