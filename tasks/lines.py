@@ -1,6 +1,7 @@
 """The production lines: one TOML file each, every setting validated, and the meaning of an object's key."""
 
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -114,7 +115,7 @@ class LineConfig(DetectorConfig):
             day = date.fromisoformat(fields["date"])
         except ValueError:  # 2026-02-31
             return None
-        return KeyFields(day, fields["part"], fields.get("view", ""))
+        return KeyFields(day, fields["part"], sys.intern(fields.get("view", "")))  # a few, of a million images
 
     def prefix_for(self, day: date) -> str:
         """The longest key prefix that all images of one production date share."""

@@ -16,7 +16,7 @@ from tasks.window import Window
 NUL_PICTURE = "\u2400"  # what stands for a NUL in a report store that cannot hold one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a night has a million
 class ListedImage:
     """One object of the bucket whose key is that of an image of the line."""
 

@@ -13,6 +13,7 @@ long as its owner's lease, which the owner renews; the claims of an owner that d
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -617,7 +618,9 @@ class ReportStore:
             .join(score_table, score_table.c.image_id == image_table.c.id)
             .where(*_window(line, start, end), *_judged_by(model_version, calibration_id))
         )
-        return {(row.key, row.etag): row.verdict for row in self._rows(query)}
+        return self._read(
+            lambda connection: {(key, etag): sys.intern(verdict) for key, etag, verdict in connection.execute(query)}
+        )
 
     def save_failures(self, run_id: str, rows: Sequence[FailureRecord]) -> None:
         """Record images that this run could not judge; each (key, etag) once."""
@@ -846,7 +849,8 @@ class ReportStore:
 
     def _frame(self, query: sa.Select[Any], dtypes: dict[str, str]) -> pd.DataFrame:
         """The rows as a table of plain objects, so that a missing text stays None; `dtypes` where given."""
-        rows = [tuple(row) for row in self._rows(query)]
+        # as they come: 100,000 rows twice in memory would show
+        rows = self._read(lambda connection: [tuple(row) for row in connection.execute(query)])
         frame = pd.DataFrame(rows, columns=query.selected_columns.keys(), dtype=object)
         if "captured_at" in frame:
             frame["captured_at"] = pd.to_datetime(frame["captured_at"], utc=True).dt.as_unit("us")
