@@ -12,18 +12,15 @@ BLOCK_BYTES = 1 << 25
 
 
 @cache
-def keep_freed_memory() -> bool:
+def keep_freed_memory() -> None:
     """Have glibc keep up to 1 GiB of freed memory, of all threads together; elsewhere nothing happens.
 
     By itself it gives the blocks of a batch back to the system and asks for them anew, page by page, for the next: up
     to a third of the time of scoring on a CPU. It also keeps a store for each thread, each of which then holds what the
     busiest needed. This concerns the whole process and cannot be undone, so it is done once.
-
-    Returns:
-        Whether all was accepted.
     """
     if platform.libc_ver()[0] != "glibc":
-        return False
+        return
     settings = (
         (_MMAP_THRESHOLD, BLOCK_BYTES),
         (_TRIM_THRESHOLD, KEPT_BYTES),
@@ -31,5 +28,5 @@ def keep_freed_memory() -> bool:
         (_ARENA_MAX, 1),
     )
     mallopt = ctypes.CDLL(None).mallopt
-    accepted = [mallopt(name, value) == 1 for name, value in settings]
-    return all(accepted)
+    for name, value in settings:
+        mallopt(name, value)
