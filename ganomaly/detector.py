@@ -23,10 +23,10 @@ from ganomaly.heatmap import HeatMapStatistics, smooth
 from ganomaly.memory import keep_freed_memory
 from ganomaly.models import Judgement, Model, build_model
 from ganomaly.models.base import Wanted
-from ganomaly.networks import for_scoring
 from ganomaly.precision import Precision, arithmetic, choose_precision
 from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_images
 from ganomaly.scores import GaussianScore, residual_map
+from ganomaly.scoring_networks import for_scoring
 from ganomaly.splits import ROLES, plan_roles
 from ganomaly.training import EpochStats, to_input, train
 

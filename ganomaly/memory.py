@@ -5,10 +5,9 @@ import platform
 from functools import cache
 
 # glibc's malloc.h
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 KEPT_BYTES = 1 << 30
-BLOCK_BYTES = 1 << 25
-"""The largest that glibc lets this be."""
+GROWTH_BYTES = 1 << 25
 
 
 @cache
@@ -22,9 +21,9 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     settings = (
-        (_MMAP_THRESHOLD, BLOCK_BYTES),
+        (_MMAP_MAX, 0),  # or blocks from 32 MiB would be mapped and given back one by one, whatever else is set
         (_TRIM_THRESHOLD, KEPT_BYTES),
-        (_TOP_PAD, BLOCK_BYTES),
+        (_TOP_PAD, GROWTH_BYTES),
         (_ARENA_MAX, 1),
     )
     mallopt = ctypes.CDLL(None).mallopt

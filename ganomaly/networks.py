@@ -4,22 +4,17 @@ Sizes as in GANomaly (arXiv 1805.06725, section 3.2 and figure 2). Plain modules
 score. Shape suffixes on tensor names: b batch, c channels, h height, w width, d latent size, k any other vector's size.
 """
 
-import copy
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval
 
-from ganomaly.precision import Precision, PrecisionSetting
+from ganomaly.convolutions import Convolution, TransposedConvolution
+from ganomaly.precision import PrecisionSetting
 
 MIN_SIZE_PX = 32
-MOST_IMAGE_CHANNELS = 3
 SIZE_STEP_PX = 16
-
-_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class NetworkConfig(BaseModel):
@@ -60,10 +55,10 @@ class FeaturePyramid(nn.Sequential):
 
     def __init__(self, size_px: int, channels: int, features: int) -> None:
         sides = pyramid_sides(size_px)
-        layers: list[nn.Module] = [nn.Conv2d(channels, features, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [Convolution(channels, features, 4, 2, 1), nn.LeakyReLU(0.2)]
         for _ in sides[1:]:
             layers += [
-                nn.Conv2d(features, 2 * features, 4, 2, 1, bias=False),
+                Convolution(features, 2 * features, 4, 2, 1),
                 nn.BatchNorm2d(2 * features),
                 nn.LeakyReLU(0.2),
             ]
@@ -79,7 +74,7 @@ class FeaturePyramid(nn.Sequential):
             if len(outputs) == n_layers:
                 break
             x_bchw = layer(x_bchw)
-            if isinstance(layer, nn.LeakyReLU):
+            if isinstance(layer, nn.LeakyReLU) or getattr(layer, "activated", False):
                 outputs.append(x_bchw)
         return outputs
 
@@ -90,7 +85,7 @@ class Encoder(nn.Module):
     def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.pyramid = FeaturePyramid(size_px, channels, config.features)
-        self.to_latent = nn.Conv2d(self.pyramid.out_channels, config.latent_size, self.pyramid.out_side_px, bias=False)
+        self.to_latent = Convolution(self.pyramid.out_channels, config.latent_size, self.pyramid.out_side_px)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
         """Encode images (B, C, S, S) as latent vectors (B, D)."""
@@ -110,18 +105,18 @@ class Decoder(nn.Module):
         sides = pyramid_sides(size_px)
         features = config.features * 2 ** (len(sides) - 1)
         layers: list[nn.Module] = [
-            nn.ConvTranspose2d(config.latent_size, features, sides[-1], bias=False),
+            TransposedConvolution(config.latent_size, features, sides[-1]),
             nn.BatchNorm2d(features),
             self._activation(config),
         ]
         for _ in sides[1:]:
             layers += [
-                nn.ConvTranspose2d(features, features // 2, 4, 2, 1, bias=False),
+                TransposedConvolution(features, features // 2, 4, 2, 1),
                 nn.BatchNorm2d(features // 2),
                 self._activation(config),
             ]
             features //= 2
-        layers += [nn.ConvTranspose2d(features, channels, 4, 2, 1, bias=False), nn.Tanh()]
+        layers += [TransposedConvolution(features, channels, 4, 2, 1), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
 
     @staticmethod
@@ -147,7 +142,7 @@ class Discriminator(nn.Module):
     def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.pyramid = FeaturePyramid(size_px, channels, config.features)
-        self.to_logit = nn.Conv2d(self.pyramid.out_channels, 1, self.pyramid.out_side_px, bias=False)
+        self.to_logit = Convolution(self.pyramid.out_channels, 1, self.pyramid.out_side_px)
 
     def forward(self, x_bchw: Tensor) -> DiscriminatorOutput:
         """Judge images (B, C, S, S) in [-1, 1]."""
@@ -177,116 +172,3 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 def _draw_normal(weight: Tensor, mean: float, generator: torch.Generator) -> None:
     # drawn on the CPU, where the generator lives: the weight may be on another device
     weight.copy_(torch.empty(weight.shape).normal_(mean, 0.02, generator=generator))
-
-
-def for_scoring(module: _Module, precision: Precision, device: torch.device) -> _Module:
-    """A copy that gives the same results faster: batch norm folded into convolutions, on a CPU their weights packed."""
-    module = folded(module)
-    if device.type == "cpu":
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        for parent in list(module.modules()):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, nn.ConvTranspose2d) and layer.out_channels <= MOST_IMAGE_CHANNELS:
-                    setattr(parent, name, ImageConvolution(layer, dtype))
-                elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and _can_pack(dtype):
-                    setattr(parent, name, PackedConvolution(layer, dtype))
-    return module
-
-
-@torch.no_grad()
-def folded(module: _Module) -> _Module:
-    """A copy for scoring with the same result: each batch norm is multiplied into the convolution before it."""
-    module = copy.deepcopy(module).eval().requires_grad_(False)
-    for layers in [layers for layers in module.modules() if isinstance(layers, nn.Sequential)]:
-        for at in reversed(range(1, len(layers))):
-            norm, before = layers[at], layers[at - 1]
-            if isinstance(norm, nn.BatchNorm2d) and isinstance(before, nn.Conv2d | nn.ConvTranspose2d):
-                layers[at - 1] = fuse_conv_bn_eval(before, norm, transpose=isinstance(before, nn.ConvTranspose2d))
-                del layers[at]
-    return module.to(memory_format=torch.channels_last)
-
-
-PACKING = (
-    "_reorder_convolution_weight",
-    "_convolution_pointwise",
-    "_reorder_convolution_transpose_weight",
-    "_convolution_transpose_pointwise",
-    "_is_mkldnn_bf16_supported",
-)
-
-
-class PackedConvolution(nn.Module):
-    """A convolution for scoring on a CPU, whose weights lie in memory as oneDNN's kernel reads them.
-
-    A plain convolution casts its weights and brings them into that order for every batch, which takes most of the time
-    of a small one. Results are the same bit by bit. Where gradients are asked for, the plain convolution serves.
-
-    Args:
-        plain: the convolution.
-        dtype: that it computes in.
-    """
-
-    def __init__(self, plain: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.plain = plain
-        self.dtype = dtype
-        self.bias = None if plain.bias is None else plain.bias.detach().to(dtype)
-        self._packed: dict[tuple[int, ...], Tensor] = {}  # oneDNN may want another order for another shape
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        """As the plain convolution does, (B, C, H, W) to (B, C', H', W')."""
-        if torch.is_grad_enabled():
-            return self.plain(x_bchw)  # type: ignore[no-any-return]
-        plain, ops, x_bchw = self.plain, torch.ops.mkldnn, x_bchw.to(self.dtype)
-        where: tuple[object, ...] = (plain.stride, plain.dilation, plain.groups)
-        if isinstance(plain, nn.ConvTranspose2d):
-            where = (plain.padding, plain.output_padding, *where)
-            pack, convolve = ops._reorder_convolution_transpose_weight, ops._convolution_transpose_pointwise
-        else:
-            where = (plain.padding, *where)
-            pack, convolve = ops._reorder_convolution_weight, ops._convolution_pointwise
-        shape = tuple(x_bchw.shape)
-        if shape not in self._packed:
-            self._packed[shape] = pack(plain.weight.to(self.dtype), *where, shape)
-        result: Tensor = convolve(x_bchw, self._packed[shape], self.bias, *where, "none", [], "")
-        return result
-
-
-class ImageConvolution(nn.Module):
-    """A decoder's last convolution for scoring on a CPU: one product of matrices, whose results are then added up.
-
-    oneDNN computes at least 16 channels where an image has 1 or 3; this takes a fifth of its time for a grey image.
-    Rounded to the networks' precision once and not twice. Where gradients are asked for, the plain convolution serves.
-
-    Args:
-        plain: the convolution, square in all it does.
-        dtype: that it computes in.
-    """
-
-    def __init__(self, plain: nn.ConvTranspose2d, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.plain = plain
-        self.dtype = dtype
-        self.shape = tuple(int(pair[0]) for pair in (plain.kernel_size, plain.stride, plain.padding))
-        self.kernels_kc = plain.weight.detach().flatten(1).T.to(dtype).contiguous()
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        """As the plain convolution does, (B, C, H, W) to float32 (B, C', H', W')."""
-        if torch.is_grad_enabled():
-            return self.plain(x_bchw)  # type: ignore[no-any-return]
-        n_images, n_channels, height, width = x_bchw.shape
-        pixels_nc = x_bchw.to(self.dtype).permute(0, 2, 3, 1).reshape(-1, n_channels)
-        columns_kbl = (self.kernels_kc @ pixels_nc.T).float().view(-1, n_images, height * width)
-        (kernel, stride, padding), bias = self.shape, self.plain.bias
-        size = tuple((side - 1) * stride - 2 * padding + kernel for side in (height, width))
-        image_bchw = F.fold(columns_kbl.permute(1, 0, 2), size, kernel, 1, padding, stride)
-        return image_bchw if bias is None else image_bchw + bias[:, None, None]
-
-
-def _can_pack(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch and this CPU have what `PackedConvolution` needs: it is not public, so it may be missing."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    if not all(hasattr(torch.ops.mkldnn, name) for name in PACKING):
-        return False
-    return dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

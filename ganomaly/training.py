@@ -107,8 +107,8 @@ class Trainer:
         self.optimiser_d = self._adam(self.discriminator_parameters)
 
     def _adam(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Adam:
-        device, betas = parameters[0].device, (self.config.beta1, self.config.beta2)
-        return torch.optim.Adam(parameters, self.config.learning_rate, betas, fused=device.type == "cuda")
+        betas = (self.config.beta1, self.config.beta2)
+        return torch.optim.Adam(parameters, self.config.learning_rate, betas, fused=True)
 
     def step(self, x_bchw: Tensor) -> Tensor:
         """Update both players on one batch, each by the gradient of its own loss.

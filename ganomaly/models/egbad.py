@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ganomaly.convolutions import Convolution
 from ganomaly.losses import discriminator_loss
 from ganomaly.models.base import EVERYTHING, Judgement, Losses, Model, Wanted, weighted_distance
 from ganomaly.networks import Decoder, Encoder, FeaturePyramid, NetworkConfig
@@ -31,7 +32,7 @@ class PairDiscriminator(nn.Module):
         super().__init__()
         width = 8 * config.features
         self.pyramid = FeaturePyramid(size_px, channels, config.features)
-        self.from_image = nn.Conv2d(self.pyramid.out_channels, width, self.pyramid.out_side_px, bias=False)
+        self.from_image = Convolution(self.pyramid.out_channels, width, self.pyramid.out_side_px)
         self.from_latent = nn.Linear(config.latent_size, width)
         self.hidden = nn.Linear(2 * width, width)
         self.to_logit = nn.Linear(width, 1)

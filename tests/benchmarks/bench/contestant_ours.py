@@ -8,8 +8,6 @@ import numpy as np
 import torch
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.models import build_model
-from ganomaly.precision import choose_precision
 from ganomaly.training import Trainer, to_input
 from tests.benchmarks.bench.serving import run_for, serve, time_each
 
@@ -30,12 +28,9 @@ def pixels(path: str) -> np.ndarray:
 
 @cache
 def trainer(size_px: int) -> Trainer:
-    """A model in training with its optimisers."""
-    config = config_of(size_px, "paper")
-    rng = torch.Generator().manual_seed(0)
-    model = build_model(size_px, 1, config.network, config.model, rng)
-    precision = choose_precision(config.network.precision, torch.device("cpu"))
-    return Trainer(model.train(), config.training, rng, precision)
+    """A detector in training with its optimisers."""
+    made = Detector(config_of(size_px, "paper"), device="cpu")
+    return Trainer(made.model.train(), made.config.training, torch.Generator().manual_seed(0), made.precision)
 
 
 @cache
