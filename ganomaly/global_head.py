@@ -27,6 +27,7 @@ GROUPS: Mapping[str, int] = {
 FORMAT_3_GROUPS: Mapping[str, int] = {"image": 5, "latent": 5, "residual": 5, "encoder": 5, "discriminator": 5}
 """Those of detectors saved in format 3."""
 IMAGE_SIDE = 16
+IMAGES_AT_ONCE = 4
 MAX_KEPT = 8192
 """Normal images kept to compare with, at equal distances in their order: time and file size stay bounded."""
 
@@ -51,8 +52,8 @@ def appearance(
         x_bchw: images (B, C, S, S) in [-1, 1].
         x_hat_bchw: their reconstructions.
         z_bd: their latent vectors.
-        encoded: the first three layers of G_E.
-        discriminated: the first `discriminator_layers` of D.
+        encoded: the first three layers of G_E, in any precision.
+        discriminated: the first `discriminator_layers` of D, likewise.
         groups: which groups are wanted.
     """
     image_bf = F.adaptive_avg_pool2d(x_bchw, IMAGE_SIDE).flatten(1)
@@ -77,12 +78,19 @@ def discriminator_layers(groups: Collection[str]) -> int:
 
 
 def _channels(layers: Sequence[Tensor]) -> Tensor:
-    figures = []
-    for layer_bchw in layers:
-        mean_bc11 = layer_bchw.mean((2, 3), keepdim=True)
+    return torch.cat([figures for layer_bchw in layers for figures in _mean_and_deviation(layer_bchw)], dim=1)
+
+
+def _mean_and_deviation(layer_bchw: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel of each image, float32 (B, C) each; a few images at a time, which stay in the cache."""
+    means, deviations = [], []
+    for part_bchw in torch.split(layer_bchw, IMAGES_AT_ONCE):
+        numbers_bchw = part_bchw.float()
+        mean_bc11 = numbers_bchw.mean((2, 3), keepdim=True)
+        means.append(mean_bc11.flatten(1))
         # not std(): it takes ten times as long where channels lie last in memory
-        figures += [mean_bc11.flatten(1), (layer_bchw - mean_bc11).square().mean((2, 3)).sqrt()]
-    return torch.cat(figures, dim=1)
+        deviations.append((numbers_bchw - mean_bc11).square().mean((2, 3)).sqrt())
+    return torch.cat(means), torch.cat(deviations)
 
 
 @dataclass(frozen=True)

@@ -42,22 +42,33 @@ def local_views(x_bchw: Tensor, x_hat_bchw: Tensor, second_layer_bchw: Tensor) -
     Args:
         x_bchw: images (B, C, S, S) in [-1, 1].
         x_hat_bchw: their reconstructions.
-        second_layer_bchw: activations of G_E's second layer for the images.
+        second_layer_bchw: activations of G_E's second layer for the images, in any precision.
     """
     pair_bchw = torch.cat([x_bchw, x_bchw - x_hat_bchw], dim=1)
-    side = min(FEATURE_SIDE, second_layer_bchw.shape[-1])
+    features_bchw = second_layer_bchw
+    if features_bchw.shape[-1] > FEATURE_SIDE:
+        features_bchw = F.adaptive_avg_pool2d(features_bchw.float(), FEATURE_SIDE)
     return (
         _patches(pair_bchw),
         _patches(F.avg_pool2d(pair_bchw, 2)),
-        F.adaptive_avg_pool2d(second_layer_bchw, side),
+        features_bchw.permute(2, 3, 0, 1).contiguous().float().permute(2, 3, 0, 1),  # each place's together in memory
         F.adaptive_avg_pool2d(x_bchw, WHOLE_SIDE).flatten(1)[:, :, None, None],
     )
 
 
 def _patches(x_bchw: Tensor) -> Tensor:
-    patches_bkl = F.unfold(x_bchw, PATCH_PX, stride=PATCH_STEP_PX)
-    side = (x_bchw.shape[-1] - PATCH_PX) // PATCH_STEP_PX + 1
-    return patches_bkl.reshape(*patches_bkl.shape[:2], side, side)
+    """Patches (B, K, side, side) as `torch.nn.functional.unfold` orders them, each place's together in memory.
+
+    With the images last, a patch is copied in runs of B numbers, and the product for each location needs no other copy.
+    """
+    n_images, channels, size_px, _ = x_bchw.shape
+    x_chwb = x_bchw.permute(1, 2, 3, 0).contiguous()
+    by_channel, by_row, by_pixel, _ = x_chwb.stride()
+    side, by_patch = (size_px - PATCH_PX) // PATCH_STEP_PX + 1, (PATCH_STEP_PX * by_row, PATCH_STEP_PX * by_pixel)
+    windows = x_chwb.as_strided(
+        (side, side, channels, PATCH_PX, PATCH_PX, n_images), (*by_patch, by_channel, by_row, by_pixel, 1)
+    )
+    return windows.reshape(side, side, channels * PATCH_PX**2, n_images).permute(3, 2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -197,7 +208,7 @@ def _log_density(
 
 
 def _by_location(view_bkhw: Tensor) -> Tensor:
-    return view_bkhw.flatten(2).permute(2, 0, 1).contiguous()
+    return view_bkhw.flatten(2).permute(2, 0, 1)
 
 
 def _worst(distance_bl: Tensor) -> Tensor:

@@ -79,11 +79,9 @@ class GANomaly(Model):
             features_bf = describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd)
             judged = judged._replace(score_b=paper_score(z_bd, z_hat_bd), features_bf=features_bf)
         if wanted.local_views:
-            judged = judged._replace(local_views=local_views(x_bchw, x_hat_bchw, encoded[1].float()))
+            judged = judged._replace(local_views=local_views(x_bchw, x_hat_bchw, encoded[1]))
         if wanted.groups:
-            seen = [layer_bchw.float() for layer_bchw in encoded[:3]]
-            layers = self.discriminator.pyramid.activations(x_bchw, discriminator_layers(wanted.groups))
-            discriminated = [layer_bchw.float() for layer_bchw in layers]
-            groups = appearance(x_bchw, x_hat_bchw, z_bd, seen, discriminated, wanted.groups)
+            discriminated = self.discriminator.pyramid.activations(x_bchw, discriminator_layers(wanted.groups))
+            groups = appearance(x_bchw, x_hat_bchw, z_bd, encoded[:3], discriminated, wanted.groups)
             judged = judged._replace(appearance=groups)
         return judged
