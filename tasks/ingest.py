@@ -1,7 +1,6 @@
 """Record what a window's images are: fetch them, check that they are fit to judge, write one row for each."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
@@ -12,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from tasks.accounting import IngestCounts
 from tasks.claims import INGEST, Claimed, claim, heartbeat
-from tasks.fetching import FailedImage, FetchedImage, fetch_pool, fetch_with, in_chunks, split_failed
+from tasks.fetching import FailedImage, FetchedImage, FetchPool, fetch_pool, in_chunks, split_failed
 from tasks.listing import ListedImage, Listing
 from tasks.report_store import ImageRecord
 from tasks.stopping import finish_before_stopping
@@ -66,7 +65,7 @@ def ingest_shard(systems: Systems, owner: str, images: Sequence[ListedImage], nu
             lambda chunk: chunk,
             lambda chunk: (chunk.claimed, *_commit_chunk(systems, owner, chunk)),
             is_stopping=is_stopping,
-            abandon=lambda: pool.shutdown(wait=False, cancel_futures=True),
+            abandon=pool.end,
         )
         for claimed, recorded, failed in committed:
             for failure in failed:
@@ -77,10 +76,10 @@ def ingest_shard(systems: Systems, owner: str, images: Sequence[ListedImage], nu
     return IngestedShard(counts, tuple(held))
 
 
-def _fetch_chunk(systems: Systems, owner: str, chunk: Sequence[ListedImage], pool: Executor) -> _Chunk:
+def _fetch_chunk(systems: Systems, owner: str, chunk: Sequence[ListedImage], pool: FetchPool) -> _Chunk:
     line = systems.line
     claimed = _claim(systems, owner, chunk)
-    results = fetch_with(pool, systems.objects, claimed.mine, line.recipe, line.quality)
+    results = pool.fetch(systems.objects, claimed.mine, line.recipe, line.quality)
     return _Chunk(claimed, tuple(_without_bytes(result) for result in results))
 
 

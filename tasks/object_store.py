@@ -295,6 +295,19 @@ class ObjectStore:
 
         return self._request("write", key, write)
 
+    def put_one_of_many(self, key: str, data: bytes, content_type: str) -> str:
+        """`put` for many objects, at a fraction of its cost: the same result, or the same errors."""
+        fast = self._fast
+        if self._outage.begins() or not fast.takes(key):
+            return self.put(key, data, content_type)
+        etag = fast.write(key, data, content_type)
+        if etag is not None:
+            fast.note(needless=False)
+            return etag
+        etag = self.put(key, data, content_type)
+        fast.note(needless=True)
+        return etag
+
     def exists(self, key: str) -> bool:
         """Whether there is an object with exactly this key.
 
@@ -387,14 +400,14 @@ class ObjectStore:
                 self._client, self._fast = self._connect()
             return self._client
 
-    def _connect(self) -> tuple[BaseClient, "_FastReads"]:
+    def _connect(self) -> tuple[BaseClient, "_FastTransfers"]:
         try:
             # a session of its own: the default session that boto3.client() uses is not safe between threads
             core = botocore.session.Session()
             core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
             session = boto3.session.Session(botocore_session=core)
             client = session.client("s3", endpoint_url=self.endpoint_url, config=self._config)
-            return client, _FastReads(self.bucket, self.endpoint_url, session, client)
+            return client, _FastTransfers(self.bucket, self.endpoint_url, session, client)
         except (BotoCoreError, ValueError) as error:
             failure = self._failure("use", "", error, attempts=1)
         raise failure
@@ -496,8 +509,8 @@ class _Outage:
             self._under_way.release()
 
 
-class _FastReads:
-    """Reads whole objects through obstore, or gives up without a reason: one attempt, for keys that need no care.
+class _FastTransfers:
+    """Reads and writes whole objects through obstore, or gives up without a reason: one attempt, for plain keys.
 
     obstore alters or refuses some keys (``a//b``, ``..``), knows nothing of boto3's proxies, and does not tell whether
     Amazon has encrypted an object, so that its ETag is no MD5. All that is left to boto3; where boto3 succeeds
@@ -562,8 +575,17 @@ class _FastReads:
             return None
         return data if (meta["e_tag"] or "").strip('"') == etag and meta["size"] == len(data) else None
 
+    def write(self, key: str, data: bytes, content_type: str) -> str | None:
+        """Write an object in one piece; gives its ETag, None for whatever else came of it: it may be written or not."""
+        assert self._store is not None
+        try:
+            answer = self._store.put(key, data, attributes={"Content-Type": content_type}, use_multipart=False)
+        except Exception:  # boto3 writes it again and finds out
+            return None
+        return (answer["e_tag"] or "").strip('"') or None
+
     def note(self, *, needless: bool) -> None:
-        """Say whether the latest `read` was of use, or boto3 has read what it could not."""
+        """Say whether the latest attempt was of use, or boto3 has done what it could not."""
         self._needless = self._needless + 1 if needless else 0
 
 

@@ -20,7 +20,7 @@ from tests.benchmarks import gpu_check
 from tests.benchmarks.bench.authors import AuthorsTraining, score
 from tests.benchmarks.bench.contest import AUTHORS, OURS, ROOT, Contestant, ContestantError, environment
 from tests.benchmarks.bench.data import cell_files, lay_out_day, mixed
-from tests.benchmarks.bench.night import SERVER_STAGE, Stages, with_overlays
+from tests.benchmarks.bench.night import SERVER_STAGE, Stages
 from tests.benchmarks.bench.processes import watching
 from tests.benchmarks.bench.rows import ratios_of, row_of
 
@@ -76,7 +76,9 @@ def test_bound_is_cores_over_cpu_time() -> None:
     stages = Stages({"decode": 1.0, SERVER_STAGE: 3.0}, overlay_ms=10.0)
     assert stages.bound(2, with_server=True) == 500
     assert stages.bound(2, with_server=False) == 2000
-    assert with_overlays(stages, 0.1).bound(2, with_server=False) == 1000
+    of_night = stages.of_night(0.1, server_ms=2.0)
+    assert of_night.bound(2, with_server=False) == 1000
+    assert of_night.bound(2, with_server=True) == 500
 
 
 def test_a_day_has_the_lines_keys_and_its_share_of_defects(tmp_path: Path) -> None:

@@ -158,10 +158,10 @@ def in_plant(plan: Plan, chosen: set[str], found: Collected, say: Say) -> Iterat
     say("a plant of its own: server, line, model, first night")
     with open_plant(plan, max(plan.threads)) as plant:
         if {"stages", "night"} & chosen:
-            found.stages, rows = night.measure_stages(plan, plant, say)
+            found.stages, at_once, rows = night.measure_stages(plan, plant, say)
             yield from rows
             if "night" in chosen:
-                found.stages, rows = night.whole_night(plan, plant, found.stages, say)
+                found.stages, rows = night.whole_night(plan, plant, found.stages, at_once, say)
                 yield from rows
         if "growth" in chosen:
             yield from night.growth(plan, plant, say)

@@ -82,12 +82,13 @@ def listing(day: str) -> dict[str, float]:
 
 
 def fetch(day: str, n_images: int) -> dict[str, float]:
-    """GETs of listed objects by the bulk reader, where the bucket's module has one, from several threads."""
+    """GETs of listed objects as scoring makes them, from several threads."""
     objects = bucket()
-    get = getattr(objects, "get_listed", objects.get)
     chosen = list(islice(objects.list_objects(f"images/{LINE}/{day}/"), n_images))
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        return measured(len(chosen), lambda: list(pool.map(lambda found: get(found.key, found.etag), chosen)))
+        return measured(
+            len(chosen), lambda: list(pool.map(lambda found: objects.get_listed(found.key, found.etag), chosen))
+        )
 
 
 def digest(n_images: int, defective_share: float) -> dict[str, float]:
@@ -125,7 +126,8 @@ def overlay(folder: str, n_images: int, defective_share: float, flagged: int) ->
 
     def draw() -> None:
         for number, (file, heat) in enumerate(zip(files, heats, strict=True)):
-            objects.put(f"reports/{LINE}/stages/{number}.jpg", overlay_jpeg(made, file, heat), "image/jpeg")
+            key = f"reports/{LINE}/stages/{number}.jpg"
+            objects.put_one_of_many(key, overlay_jpeg(made, file, heat), "image/jpeg")
 
     return measured(len(files), draw)
 

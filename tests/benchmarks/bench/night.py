@@ -1,8 +1,9 @@
 """Workloads around the networks: each stage alone, a whole night from the S3 server to the report, how cost grows.
 
 The bound of a night is cores / (sum of the stages' CPU time for an image): what this machine could do if no core ever
-waited and nothing but the stages ran. The S3 server runs on the same cores here, so there are two bounds, one without
-and one with its share.
+waited and nothing but the stages ran. The S3 server runs on the same cores here, so there is one bound without and one
+with the CPU time that it used in the night. And cores share caches and memory: a stage costs more while all cores work,
+as they do in a night, than it does alone, so the last bound takes the stages as they are then.
 """
 
 import json
@@ -11,8 +12,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +31,8 @@ Say = Callable[[str], None]
 SERVER_STAGE = "S3 server"
 OVERLAY_STAGE = "overlay + PUT of a flagged image"
 OVERLAYS = 32
+AT_ONCE = ("S3 GET", "SHA-256", "decode", "decode + gate + recipe", "networks + both heads", OVERLAY_STAGE)
+"""Stages that several processes can carry out at once."""
 END_TO_END = "end to end, S3 to report store"
 
 
@@ -49,9 +53,14 @@ class Stages:
         spent = sum(cpu for name, cpu in self.cpu_ms.items() if with_server or name != SERVER_STAGE)
         return 1000 * cores / spent
 
+    def of_night(self, flagged_share: float, server_ms: float) -> "Stages":
+        """The same with the overlays' cost spread over all images, and the S3 server's as it was in a night."""
+        overlays = {SERVER_STAGE: server_ms, "overlays": self.overlay_ms * flagged_share}
+        return replace(self, cpu_ms={**self.cpu_ms, **overlays})
 
-def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, list[Row]]:
-    """Measure each stage alone, all of them in turns, with one thread of torch."""
+
+def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, Stages, list[Row]]:
+    """Measure each stage alone and on all cores at once, all of them in turns, with one thread of torch."""
     day = plant.new_day(plan.stage_images, plan.defective_share).isoformat()
     n, share, folder = plan.stage_images, plan.defective_share, str(plant.detector)
     images = {"n_images": n, "defective_share": share}
@@ -67,29 +76,40 @@ def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, list[Row
     }
     command = [sys.executable, "-m", "tests.benchmarks.bench.contestant_stages"]
     log = plant.folder / "logs" / "stages.log"
-    with _postgres() as url, Contestant(OURS, command, 1, log, plant.environment(1)) as stages:
+    with _postgres() as url, ExitStack() as stack, ThreadPoolExecutor(_cores()) as askers:
+        cast = [stack.enter_context(Contestant(OURS, command, 1, log, plant.environment(1))) for _ in range(_cores())]
         if url is not None:
             jobs["report store, PostgreSQL"] = ("store", {"url": url, "n_images": n})
-        values: dict[str, list[float]] = {name: [] for name in jobs}
-        cpu: dict[str, list[float]] = {name: [] for name in jobs}
+        alone: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
+        at_once: dict[str, list[dict[str, float]]] = {name: [] for name in AT_ONCE}
         server: dict[str, list[float]] = {name: [] for name in jobs}
         for number in range(plan.rounds + 1):  # the first is the warm-up
             for name, (job, arguments) in jobs.items():
                 say(f"stage: {name}")
                 before = cpu_seconds(plant.s3_pid)
-                answer = stages.do(job, **arguments)
+                answers = [cast[0].do(job, **arguments)]
+                served = 1000 * (cpu_seconds(plant.s3_pid) - before) / n
+                if name in AT_ONCE:
+                    answers.append(_together(list(askers.map(lambda one: one.do(job, **arguments), cast))))  # noqa: B023
                 if number:
-                    values[name].append(answer["images_per_s"])
-                    cpu[name].append(answer["cpu_ms"])
-                    server[name].append(1000 * (cpu_seconds(plant.s3_pid) - before) / n)
-    medians = {name: statistics.median(found) for name, found in cpu.items()}
-    rows = [
-        row_of("stages, each alone", name, "images/s", values[name], threads=1, cpu_ms=medians[name], size_px=px)
-        for name in jobs
-        for px in [plan.night_px if _has_size(name) else None]
-    ]
+                    server[name].append(served)
+                    for found, answer in zip((alone, at_once), answers, strict=False):
+                        found[name].append(answer)
+    rows, costs = [], []
+    for workload, found in (("stages, each alone", alone), ("stages, each on all cores at once", at_once)):
+        medians = {name: statistics.median(answer["cpu_ms"] for answer in answers) for name, answers in found.items()}
+        for name, answers in found.items():
+            speeds, px = [answer["images_per_s"] for answer in answers], plan.night_px if _has_size(name) else None
+            rows.append(row_of(workload, name, "images/s", speeds, threads=1, cpu_ms=medians[name], size_px=px))
+        costs.append(medians)
     served = sum(statistics.mean(server[name]) for name in ("list", "S3 GET"))
-    return Stages(_of_an_image(medians, served), medians[OVERLAY_STAGE]), rows
+    return *(Stages(_of_an_image(c, served), c[OVERLAY_STAGE]) for c in (costs[0], costs[0] | costs[1])), rows
+
+
+def _together(answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What processes did that carried out a job at once: their speeds add up, an image's cost is the mean."""
+    speed = sum(answer["images_per_s"] for answer in answers)
+    return {"images_per_s": speed, "cpu_ms": statistics.mean(answer["cpu_ms"] for answer in answers)}
 
 
 def _has_size(name: str) -> bool:
@@ -112,12 +132,7 @@ def _of_an_image(medians: Mapping[str, float], server: float) -> dict[str, float
     }
 
 
-def with_overlays(stages: Stages, flagged_share: float) -> Stages:
-    """The same with the overlays' cost spread over all images."""
-    return replace(stages, cpu_ms={**stages.cpu_ms, "overlays": stages.overlay_ms * flagged_share})
-
-
-def whole_night(plan: Plan, plant: Plant, stages: Stages, say: Say) -> tuple[Stages, list[Row]]:
+def whole_night(plan: Plan, plant: Plant, alone: Stages, at_once: Stages, say: Say) -> tuple[Stages, list[Row]]:
     """A night of so many images, from the S3 server to the report, and the same night again."""
     say(f"night of {plan.images:,} images: laying out")
     day = plant.new_day(plan.images, plan.defective_share)
@@ -126,16 +141,20 @@ def whole_night(plan: Plan, plant: Plant, stages: Stages, say: Say) -> tuple[Sta
     say("the finished night again")
     again = plant.score(day)
     flagged = night.answer["counts"]["flagged"]
-    full = with_overlays(stages, flagged / night.images)
+    server_ms = 1000 * night.s3.total_cpu_s / night.images
+    alone, at_once = (stages.of_night(flagged / night.images, server_ms) for stages in (alone, at_once))
     speed, inside = (
         night.images / seconds for seconds in (night.answer["flow_s"], sum(night.answer["tasks"].values()))
     )
     note = f"{night.images:,} images, {flagged:,} flagged; the flow from its start to the report"
     rows = [_night_row(END_TO_END, OURS, speed, plan, night, note)]
     rows.append(_night_row(END_TO_END, "ours, the flow's tasks alone", inside, plan, night, "without Prefect's start"))
-    for with_server in (False, True):
-        bound = full.bound(_cores(), with_server=with_server)
-        name = f"bound, {_cores()} cores, {'with' if with_server else 'without'} the S3 server's share"
+    for stages, with_server, name in (
+        (alone, False, f"bound, {_cores()} cores"),
+        (alone, True, f"bound, {_cores()} cores, with the S3 server's share"),
+        (at_once, True, f"bound, {_cores()} cores that are all busy, with the S3 server's share"),
+    ):
+        bound = stages.bound(_cores(), with_server=with_server)
         text = f"{100 * speed / bound:.0f} % of it reached, {100 * inside / bound:.0f} % by the tasks alone"
         rows.append(row_of(END_TO_END, name, "images/s", [bound], cpu_ms=1000 * _cores() / bound, note=text))
     rows += _costs(plan, night)
@@ -143,7 +162,7 @@ def whole_night(plan: Plan, plant: Plant, stages: Stages, say: Say) -> tuple[Sta
     rows.append(
         row_of("a finished night again", OURS, "s", [again.answer["flow_s"]], note=f"{night.images:,} images; {text}")
     )
-    return full, rows
+    return alone, rows
 
 
 def _night_row(workload: str, who: str, speed: float, plan: Plan, night: Night, note: str) -> Row:
