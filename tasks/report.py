@@ -71,6 +71,7 @@ FLAGGED_CSV_COLUMNS = (
 HISTOGRAM_BINS = 50
 MAX_TABLE_ROWS = 500
 MARKDOWN_PARTS = 10
+ROW_GROUP = 20_000  # rows of the parquet file that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -245,10 +246,16 @@ def plausible_false_rejects(images: int, calibration_images: int, false_reject_r
 
 def scores_parquet(report: NightReport) -> bytes:
     """The scores as a parquet file with the columns and types of `SCORE_SCHEMA`, also on an empty night."""
-    columns = [pa.array(report.scores[field.name].tolist(), field.type, from_pandas=True) for field in SCORE_SCHEMA]
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(columns, schema=SCORE_SCHEMA), buffer)
+    with pq.ParquetWriter(buffer, SCORE_SCHEMA) as writer:
+        for start in range(0, max(1, len(report.scores)), ROW_GROUP):
+            writer.write_table(_as_arrow(report.scores.iloc[start : start + ROW_GROUP]))
     return buffer.getvalue()
+
+
+def _as_arrow(scores: pd.DataFrame) -> pa.Table:
+    columns = [pa.array(scores[field.name].tolist(), field.type, from_pandas=True) for field in SCORE_SCHEMA]
+    return pa.Table.from_arrays(columns, schema=SCORE_SCHEMA)
 
 
 def flagged_csv(report: NightReport) -> str:

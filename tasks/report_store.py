@@ -99,6 +99,7 @@ LOCK_TIMEOUT_S = 30
 TRANSACTION_LIMIT_S = 180.0
 _MAX_WAIT_S = 5.0
 _VALUES_PER_QUERY = 1000
+_ROWS_AT_ONCE = 5000
 _OUR_LOCKS = 0x67616E6F  # PostgreSQL's advisory locks are one number space for all applications of a database
 
 _FOUND_DEAD = "found without a sign of life: its process was killed, or was cut off from the report store"
@@ -849,9 +850,18 @@ class ReportStore:
 
     def _frame(self, query: sa.Select[Any], dtypes: dict[str, str]) -> pd.DataFrame:
         """The rows as a table of plain objects, so that a missing text stays None; `dtypes` where given."""
-        # as they come: 100,000 rows twice in memory would show
-        rows = self._read(lambda connection: [tuple(row) for row in connection.execute(query)])
-        frame = pd.DataFrame(rows, columns=query.selected_columns.keys(), dtype=object)
+        names = query.selected_columns.keys()
+
+        def read(connection: sa.Connection) -> list[list[Any]]:
+            columns: list[list[Any]] = [[] for _ in names]
+            for rows in connection.execute(query).partitions(_ROWS_AT_ONCE):
+                for column, values in zip(columns, zip(*rows, strict=True), strict=True):
+                    column.extend(_shared(values))
+            return columns
+
+        # column by column: a night's rows twice in memory would show
+        columns = self._read(read)
+        frame = pd.DataFrame({name: pd.Series(columns.pop(0), dtype=object) for name in names})
         if "captured_at" in frame:
             frame["captured_at"] = pd.to_datetime(frame["captured_at"], utc=True).dt.as_unit("us")
         return frame.astype(dtypes)
@@ -877,6 +887,12 @@ class ReportStore:
         if revision == script.get_current_head():
             return "current"
         return "older" if revision in {known.revision for known in script.walk_revisions()} else "newer"
+
+
+def _shared(values: Sequence[Any]) -> Sequence[Any]:
+    """The same values, equal ones as one object, where there are few: a database gives each row texts of its own."""
+    distinct = {value: value for value in values}
+    return [distinct[value] for value in values] if 10 * len(distinct) < len(values) else values
 
 
 # --- queries --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
+from tasks import report as report_module
 from tasks.accounting import RunCounts
 from tasks.report import (
     FLAGGED_CSV_COLUMNS,
@@ -297,8 +298,10 @@ def test_verdicts_of_earlier_runs_are_reported_again() -> None:
     assert "3 of 4 parts flagged, 1 image unusable, all 7 images accounted for." in text
 
 
-def test_parquet_holds_the_scores_unchanged() -> None:
+@pytest.mark.parametrize("row_group", [20_000, 2])
+def test_parquet_holds_the_scores_unchanged(row_group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers in the bucket would differ from those in the report store."""
+    monkeypatch.setattr(report_module, "ROW_GROUP", row_group)
     report = make_report(night_rows())
     table = pq.read_table(io.BytesIO(scores_parquet(report)))
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pandas as pd
 import pytest
 import sqlalchemy as sa
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from tasks import report_store
 from tasks.accounting import AccountingError, RunCounts
 from tasks.report_store import (
     FailureRecord,
@@ -274,6 +276,19 @@ def test_scores_are_worst_first_with_plain_values(store: ReportStore) -> None:
     assert frame["raw_score"].isna().tolist() == [False, False, False, True]
     assert (worst.model_version, worst.calibration_id, worst.run_id) == (3, "cal-1", run.id)
     assert (worst.part, worst.production_date, worst.captured_at) == ("b", DAY, NOON)
+
+
+def test_many_scores_come_piece_by_piece_and_share_equal_texts(
+    store: ReportStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A night of 100,000 would lose or reorder rows, or hold its run's name 100,000 times."""
+    judge(store, {f"{number:03}/1": float(number) for number in range(50)})
+    whole = store.scores_of_window("cells", DAY, DAY, *DETECTOR)
+    monkeypatch.setattr(report_store, "_ROWS_AT_ONCE", 20)
+    pieces = store.scores_of_window("cells", DAY, DAY, *DETECTOR)
+    pd.testing.assert_frame_equal(pieces, whole)
+    assert list(whole["raw_score"]) == [float(number) for number in reversed(range(50))]
+    assert len({id(run) for run in whole["run_id"]}) == 1
 
 
 def test_an_empty_window_has_the_columns_of_a_full_one(store: ReportStore) -> None:
