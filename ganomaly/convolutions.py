@@ -1,9 +1,9 @@
 """The networks' strided convolutions, and how they train fast in bfloat16 on a CPU: as products of matrices.
 
 A convolution and its gradients are one product each of the weights, or of the other map, with the map's windows laid
-out as rows. oneDNN does without laying them out, which wins on wide maps. On the narrow maps of the deep layers, for
-images of few channels, and where a kernel spans the whole map it loses: there the product takes a tenth to two thirds
-of its time (`make bench` measures the step). Elsewhere, in float32 and on a GPU, everything is PyTorch's own.
+out as rows. oneDNN does without laying them out, which wins on wide maps. On the narrow maps of the deep layers, back
+to an image of few channels, and where a kernel spans the whole map it loses, and the product serves
+(`python -m tests.benchmarks.convolutions`). Elsewhere, in float32 and on a GPU, everything is PyTorch's own.
 
 Below, a convolution leads from a fine map (B, C, H, W) to a coarse one (B, F, h, w), a transposed one back. Weights are
 (F, C, k, k) in both.
@@ -118,10 +118,10 @@ def image_of(coarse_bfhw: Tensor, kernels_kf: Tensor, kernel: int, geometry: Geo
 
 def _down(fine_bchw: Tensor, weight_fckk: Tensor, geometry: Geometry) -> Tensor:
     """The convolution of a fine map, (B, F, h, w)."""
-    n_features, channels, kernel, _ = weight_fckk.shape
+    n_features, _, kernel, _ = weight_fckk.shape
     stride, padding = geometry
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in fine_bchw.shape[2:])
-    if channels > MOST_IMAGE_CHANNELS and height * width > FEW_PLACES:
+    if height * width > FEW_PLACES:
         return F.conv2d(fine_bchw, weight_fckk, None, stride, padding)
     products = rows_of(fine_bchw, kernel, geometry) @ as_matrix(weight_fckk).T
     return products.view(-1, height, width, n_features).permute(0, 3, 1, 2)
