@@ -6,6 +6,7 @@ from datetime import date, datetime
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.garbage import imports_left_alone
 from tasks.lines import LineConfig
 from tasks.object_store import ObjectInfo
 from tasks.report import STRAY_KEY, STRAY_SIZE
@@ -74,13 +75,14 @@ def list_window(systems: Systems, window: Window) -> Listing:
     """List the window's objects and read part, view and production date from their keys."""
     images: list[ListedImage] = []
     strays: list[Stray] = []
-    for prefix in systems.line.listing_prefixes(window.start, window.end):
-        for found in systems.objects.list_objects(prefix):
-            item = _identify(systems.line, window, found)
-            if isinstance(item, Stray):
-                strays.append(item)
-            elif item is not None:
-                images.append(item)
+    with imports_left_alone():
+        for prefix in systems.line.listing_prefixes(window.start, window.end):
+            for found in systems.objects.list_objects(prefix):
+                item = _identify(systems.line, window, found)
+                if isinstance(item, Stray):
+                    strays.append(item)
+                elif item is not None:
+                    images.append(item)
     return Listing(tuple(sorted(images, key=_key)), tuple(sorted(strays, key=_key)))
 
 

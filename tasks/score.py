@@ -1,9 +1,7 @@
 """Score a window's images with one pinned model version and commit the verdicts chunk by chunk."""
 
-import gc
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -18,6 +16,7 @@ from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
 from tasks.claims import Claimed, claim, scoring_by
 from tasks.fetching import FailedImage, FetchedImage, FetchPool, fetch_pool, in_chunks, split_failed
+from tasks.garbage import imports_left_alone
 from tasks.ingest import image_record
 from tasks.listing import ListedImage, Listing
 from tasks.model_registry import ModelRegistryError, ModelVersion, model_name
@@ -159,7 +158,7 @@ def score_shard(
     with (
         finish_before_stopping() as is_stopping,
         fetch_pool(systems.line.scoring.fetch_threads) as pool,
-        _imports_left_alone(),
+        imports_left_alone(),
     ):
         committed = in_stages(
             chunks,
@@ -175,16 +174,6 @@ def score_shard(
             flagged = run.counts.flagged
             logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), flagged)
     return held
-
-
-@contextmanager
-def _imports_left_alone() -> Iterator[None]:
-    """Keep the garbage collector from what there is already: it takes 0.3 s, in which nothing else can run."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _fetch_chunk(
