@@ -41,7 +41,7 @@ class Convolution(nn.Conv2d):
         """Convolve maps (B, C, H, W)."""
         if not _trains_in_bf16(self, x_bchw):
             return super().forward(x_bchw)
-        return _apply(_Down, x_bchw, self)
+        return _apply(x_bchw, self, transposed=False)
 
 
 class TransposedConvolution(nn.ConvTranspose2d):
@@ -56,7 +56,7 @@ class TransposedConvolution(nn.ConvTranspose2d):
         """Convolve maps (B, F, h, w)."""
         if output_size is not None or not _trains_in_bf16(self, x_bchw):
             return super().forward(x_bchw, output_size)
-        return _apply(_Up, x_bchw, self)
+        return _apply(x_bchw, self, transposed=True)
 
 
 def _trains_in_bf16(layer: nn.Conv2d | nn.ConvTranspose2d, x_bchw: Tensor) -> bool:
@@ -158,7 +158,7 @@ def _weight_gradient(fine_bchw: Tensor, coarse_bfhw: Tensor, weight_fckk: Tensor
     return gradient.view(n_features, kernel, kernel, channels).permute(0, 3, 1, 2)
 
 
-def _apply(function: "type[_Down | _Up]", x_bchw: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+def _apply(x_bchw: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, *, transposed: bool) -> Tensor:
     """A convolution whose two gradients are computed only where somebody asks for them.
 
     PyTorch runs those nodes of the graph that lead to the weights whose gradients are wanted. D's are not while G is
@@ -166,43 +166,28 @@ def _apply(function: "type[_Down | _Up]", x_bchw: Tensor, layer: nn.Conv2d | nn.
     """
     x_bchw, weight_fckk = x_bchw.bfloat16(), layer.weight.detach().bfloat16()
     geometry = geometry_of(layer)
-    y_bchw: Tensor = function.apply(x_bchw, weight_fckk, geometry)
+    y_bchw: Tensor = _Convolve.apply(x_bchw, weight_fckk, geometry, transposed)
     if not (torch.is_grad_enabled() and layer.weight.requires_grad):
         return y_bchw
-    fine_first = function is _Down
-    carrier = _WeightGradient.apply(layer.weight, weight_fckk, x_bchw.detach(), y_bchw.detach(), geometry, fine_first)
+    carrier = _WeightGradient.apply(layer.weight, weight_fckk, x_bchw.detach(), y_bchw.detach(), geometry, transposed)
     joined: Tensor = _Join.apply(y_bchw, carrier)
     return joined
 
 
-class _Down(torch.autograd.Function):
-    """A convolution with the gradient of its input."""
+class _Convolve(torch.autograd.Function):
+    """A convolution, or a transposed one, with the gradient of its input, which is the other one of the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, fine_bchw: Tensor, weight_fckk: Tensor, geometry: Geometry) -> Tensor:
+    def forward(ctx: Any, x_bchw: Tensor, weight_fckk: Tensor, geometry: Geometry, transposed: bool) -> Tensor:
         ctx.save_for_backward(weight_fckk)
-        ctx.geometry = geometry
-        return _down(fine_bchw, weight_fckk, geometry)
+        ctx.geometry, ctx.transposed = geometry, transposed
+        return (_up if transposed else _down)(x_bchw, weight_fckk, geometry)
 
     @staticmethod
-    def backward(ctx: Any, gradient_bfhw: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient_bchw: Tensor) -> tuple[Tensor, None, None, None]:
         (weight_fckk,) = ctx.saved_tensors
-        return _up(gradient_bfhw.bfloat16(), weight_fckk, ctx.geometry), None, None
-
-
-class _Up(torch.autograd.Function):
-    """A transposed convolution with the gradient of its input."""
-
-    @staticmethod
-    def forward(ctx: Any, coarse_bfhw: Tensor, weight_fckk: Tensor, geometry: Geometry) -> Tensor:
-        ctx.save_for_backward(weight_fckk)
-        ctx.geometry = geometry
-        return _up(coarse_bfhw, weight_fckk, geometry)
-
-    @staticmethod
-    def backward(ctx: Any, gradient_bchw: Tensor) -> tuple[Tensor, None, None]:
-        (weight_fckk,) = ctx.saved_tensors
-        return _down(gradient_bchw.bfloat16(), weight_fckk, ctx.geometry), None, None
+        back = _down if ctx.transposed else _up
+        return back(gradient_bchw.bfloat16(), weight_fckk, ctx.geometry), None, None, None
 
 
 class _WeightGradient(torch.autograd.Function):
@@ -216,17 +201,17 @@ class _WeightGradient(torch.autograd.Function):
         x_bchw: Tensor,
         y_bchw: Tensor,
         geometry: Geometry,
-        fine_first: bool,
+        transposed: bool,
     ) -> Tensor:
         ctx.save_for_backward(x_bchw, rounded_fckk)
-        ctx.geometry, ctx.fine_first = geometry, fine_first
+        ctx.geometry, ctx.transposed = geometry, transposed
         return y_bchw.new_empty(()).expand(y_bchw.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient_bchw: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         x_bchw, rounded_fckk = ctx.saved_tensors
         maps = (x_bchw, gradient_bchw.bfloat16())
-        fine_bchw, coarse_bfhw = maps if ctx.fine_first else maps[::-1]
+        fine_bchw, coarse_bfhw = maps[::-1] if ctx.transposed else maps
         gradient = _weight_gradient(fine_bchw, coarse_bfhw, rounded_fckk, ctx.geometry)
         return gradient, None, None, None, None, None
 

@@ -149,18 +149,21 @@ class SpanningConvolution(PackedConvolution):
     differ in their last digit.
     """
 
+    def __init__(self, plain: nn.Conv2d | nn.ConvTranspose2d, dtype: torch.dtype) -> None:
+        super().__init__(plain, dtype)
+        if isinstance(plain, nn.ConvTranspose2d) and self.bias is not None:
+            self.bias = self.bias.repeat(plain.kernel_size[0] * plain.kernel_size[1])
+
     def _pack(self, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
         matrix = as_matrix(weight)
         rows = matrix.T if isinstance(self.plain, nn.ConvTranspose2d) else matrix
         return torch.ops.mkldnn._reorder_linear_weight(rows.contiguous(), shape[0])  # type: ignore[no-any-return]
 
     def _convolve(self, x_bchw: Tensor, packed: Tensor) -> Tensor:
-        rows, bias = x_bchw.permute(0, 2, 3, 1).flatten(1), self.bias
-        height, width = self.plain.kernel_size
+        rows = x_bchw.permute(0, 2, 3, 1).flatten(1)
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, self.bias, *self._then)
         if isinstance(self.plain, nn.ConvTranspose2d):
-            bias = None if bias is None else bias.repeat(height * width)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, *self._then)
-        if isinstance(self.plain, nn.ConvTranspose2d):
+            height, width = self.plain.kernel_size
             return y.view(len(y), height, width, -1).permute(0, 3, 1, 2)
         return y[:, :, None, None]
 

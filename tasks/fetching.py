@@ -55,11 +55,14 @@ class FetchPool:
 
     Fetching waits for the server and preparing computes. Threads beyond those that the waiting calls for only take the
     interpreter from each other and from whoever scores meanwhile, which costs a tenth of a night's speed on a bucket
-    that answers at once. How long the one and the other take is learned from chunk to chunk.
+    that answers at once. How long the one and the other take is learned from chunk to chunk, from the first on.
 
     Args:
-        threads: at most.
+        threads: at most, and for the first chunk: the bucket may be far away.
         cores: that compute, by default those this process may use.
+
+    Attributes:
+        busy: how many threads work on the next chunk.
     """
 
     def __init__(self, threads: int, cores: int | None = None) -> None:
@@ -67,8 +70,7 @@ class FetchPool:
         self._cores = cores or _usable_cores()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
         self._ended = threading.Event()
-        self.busy = min(threads, self._cores + 1)
-        """How many threads work on the next chunk."""
+        self.busy = threads
 
     def fetch(
         self, objects: ObjectStore, images: Sequence[ListedImage], recipe: Recipe, gate: QualityGate

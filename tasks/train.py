@@ -22,7 +22,7 @@ from ganomaly.splits import ROLES, Plan, plan_roles
 from ganomaly.training import EpochStats, TrainingConfig
 from tasks.artifacts import ProgressArtifact
 from tasks.code_version import code_version
-from tasks.fetching import FetchedImage, fetch_images, in_chunks, split_failed
+from tasks.fetching import FetchedImage, fetch_pool, in_chunks, split_failed
 from tasks.figures import calibration_figure, loss_figure, reconstruction_figure
 from tasks.listing import ListedImage
 from tasks.model_registry import CHALLENGER, CHAMPION, ModelVersion, TrainingRun, model_name
@@ -134,15 +134,13 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
     """
     logger = get_run_logger()
     fetched: list[FetchedImage] = []
-    for chunk in in_chunks(images, systems.line.scoring.chunk_size):
-        threads = systems.line.scoring.fetch_threads
-        found, failed = split_failed(
-            fetch_images(systems.objects, chunk, config.recipe, config.quality, threads=threads)
-        )
-        fetched += [replace(image, data=b"") for image in found]  # training needs the pixels only
-        for failure in failed:
-            logger.warning("%s %s: not trained on: %s", failure.image.key, failure.reason, failure.detail)
-        logger.info("%d of %d training images fetched", len(fetched), len(images))
+    with fetch_pool(systems.line.scoring.fetch_threads) as pool:
+        for chunk in in_chunks(images, systems.line.scoring.chunk_size):
+            found, failed = split_failed(pool.fetch(systems.objects, chunk, config.recipe, config.quality))
+            fetched += [replace(image, data=b"") for image in found]  # training needs the pixels only
+            for failure in failed:
+                logger.warning("%s %s: not trained on: %s", failure.image.key, failure.reason, failure.detail)
+            logger.info("%d of %d training images fetched", len(fetched), len(images))
     prepared = [found.prepared for found in fetched]
     parts = [found.image.part for found in fetched]
     plan = plan_roles(prepared, parts, config.calibration, config.training.seed)

@@ -161,7 +161,7 @@ def _recompute(
     ]
     config, calibration, tolerance = detector.config, detector.calibration, TOLERANCES[detector.precision]
     assert calibration is not None
-    found = list(fetch_images(archive.objects, listed, config.recipe, config.quality, threads=THREADS))
+    found = fetch_images(archive.objects, listed, config.recipe, config.quality, threads=THREADS)
     outcomes = [_without_score(*each) for each in zip(chunk, records, found, strict=True)]
     to_score = np.array([outcome is None for outcome in outcomes], dtype=bool)
     prepared = [image.prepared for image in found if isinstance(image, FetchedImage)]

@@ -86,17 +86,13 @@ def main(
     """Time each convolution of encoder and decoder: PyTorch's own, and ours."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    table = Table(
-        "px", "layer", "GFLOP", *(f"{what}, ms" for what in ("forward", "input's gradient", "weights' gradient"))
-    )
+    table = Table("px", "layer", *(f"{what}, ms" for what in ("forward", "input's gradient", "weights' gradient")))
     for size_px in size:
         for layer, (_, *shape) in layers_of(size_px):
             found = [times(one, (batch, *shape)) for one in (plain(layer), layer)]
-            places = max(shape[1] // layer.stride[0] if isinstance(layer, Convolution) else shape[1], 1) ** 2
-            places = 1 if layer.stride[0] == 1 else places
             name = f"{layer.in_channels} x {shape[1]} x {shape[2]} to {layer.out_channels}"
             columns = (f"{theirs:.2f} -> {ours:.2f}" for theirs, ours in zip(*found, strict=True))
-            table.add_row(str(size_px), name, f"{2e-9 * batch * layer.weight.numel() * places:.2f}", *columns)
+            table.add_row(str(size_px), name, *columns)
     Console(width=120).print(table)
 
 

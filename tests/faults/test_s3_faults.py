@@ -274,7 +274,7 @@ def test_a_night_of_small_images_at_five_per_cent_faults(
     with ObjectStore(bucket.bucket, fault_proxy.url, read_timeout_s=0.5) as objects:
         day = date(2026, 3, 2)
         images = [ListedImage(found.key, found.etag, found.key, "top", day) for found in objects.list_objects("")]
-        fetched = list(fetch_images(objects, images, Recipe(size_px=32), QualityGate(), threads=8))
+        fetched = fetch_images(objects, images, Recipe(size_px=32), QualityGate(), threads=8)
     assert all(isinstance(image, FetchedImage) for image in fetched)
     assert {image.image.key: image.data for image in fetched} == contents
     counts = fault_proxy.counts()
