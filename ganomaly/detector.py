@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -242,7 +243,6 @@ class Detector:
         heads = self._heads_for(methods)
         mapped = self.heads is not None and not self.heads.is_surface
         wanted = self._wanted(methods, heads)._replace(local_views=mapped)
-        self._make_scoring_model()  # before several threads ask for it
 
         @torch.no_grad()
         def judge_batch(batch_bhwc: NDArray[np.uint8]) -> list[tuple[ImageScore, NDArray[np.float32] | None]]:
@@ -305,7 +305,6 @@ class Detector:
         """
         heads = self.heads if maps else self._heads_for(methods)
         wanted = self._wanted(methods, heads)
-        self._make_scoring_model()  # before several threads ask for it
 
         @torch.no_grad()
         def examine_batch(batch_bhwc: NDArray[np.uint8]) -> tuple[Tensor, ...]:
@@ -356,13 +355,12 @@ class Detector:
             yield x_bchw[:n], self._judge(x_bchw, Wanted(groups=self._groups)).some(slice(n))
 
     def _batches(self, images_nhwc: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        size = scoring_batch(self.config.recipe.size_px, self.device)
+        size = self.batch_size
         return [images_nhwc[start : start + size] for start in range(0, len(images_nhwc), size)]
 
     def _input(self, batch_bhwc: NDArray[np.uint8]) -> Tensor:
         """Network input of one fixed shape, whatever the number of images."""
-        size = scoring_batch(self.config.recipe.size_px, self.device)
-        return to_input(_pad(np.ascontiguousarray(batch_bhwc), size), self.device)
+        return to_input(_pad(np.ascontiguousarray(batch_bhwc), self.batch_size), self.device)
 
     def _for_each_batch(
         self, work: Callable[[NDArray[np.uint8]], _Found], images_nhwc: NDArray[np.uint8]
@@ -374,11 +372,24 @@ class Detector:
         batches, threads = self._batches(images_nhwc), torch.get_num_threads()
         if self.device.type != "cpu" or threads == 1 or len(batches) < 2:
             return [work(batch) for batch in batches]
-        torch.set_num_threads(1)  # of workers when they begin; ours is idle until they are done
-        try:
+        with self.scored_by_threads():
             return list(_workers(threads).map(work, batches))
+
+    @contextmanager
+    def scored_by_threads(self) -> Iterator[None]:
+        """For threads that score at the same time: those that begin in this block compute on one core each."""
+        self._make_scoring_model()  # before several threads ask for it
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
+
+    @property
+    def batch_size(self) -> int:
+        """Images of one forward pass; fewer take as long as so many."""
+        return scoring_batch(self.config.recipe.size_px, self.device)
 
     @property
     def _groups(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,6 @@ from typing import Self
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 5
 LISTING_DELAY_S = 10
-"""So long after a listing the server may not see files that were put into the folder behind its back."""
 
 # The shell becomes rclone; beside it a watcher waits on our pipe. The pipe ends when we close it and also when we are
 # killed, so the server never outlives its owner. A line on the pipe means: rclone is gone, there is nothing to stop.
@@ -36,6 +36,8 @@ class LocalS3:
         folder: what to serve; created if missing. Its content stays.
         log_file: where the server writes; default ``<folder>.log`` beside the folder.
         port: 0 takes a free one.
+        listing_delay_s: so long after a listing the server remembers what it found: it may not see files that were put
+            into the folder behind its back, and does not compute the MD5 of objects again, which are their ETags.
 
     Attributes:
         endpoint_url: set while it runs.
@@ -45,8 +47,11 @@ class LocalS3:
         LocalS3Error: on entering, if rclone is not installed or does not start; says why.
     """
 
-    def __init__(self, folder: Path, *, log_file: Path | None = None, port: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, log_file: Path | None = None, port: int = 0, listing_delay_s: int = LISTING_DELAY_S
+    ) -> None:
         self.folder = folder
+        self.listing_delay_s = listing_delay_s
         self.log_file = log_file or folder.with_name(folder.name + ".log")
         self.port = port
         self.access_key = secrets.token_hex(10).upper()
@@ -80,7 +85,7 @@ class LocalS3:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         # an in-memory configuration, so that a user's own rclone settings change nothing here
         serve = [rclone, "--config", "", "serve", "s3", "--addr", f"127.0.0.1:{self.port}"]
-        serve += ["--dir-cache-time", f"{LISTING_DELAY_S}s"]
+        serve += ["--dir-cache-time", f"{self.listing_delay_s}s"]
         with self.log_file.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - our own arguments, no shell reads them
                 ["/bin/sh", "-c", _RUN_WITH_WATCHER, "local-s3", *serve, str(self.folder)],
@@ -97,6 +102,11 @@ class LocalS3:
         except BaseException:
             self.stop()
             raise
+
+    def look_again(self) -> None:
+        """Have the running server forget what it found, so that it sees files that were put into the folder."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
         """Stop the server; does nothing when it does not run."""

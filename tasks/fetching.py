@@ -6,10 +6,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import cv2
 
@@ -19,7 +20,9 @@ from ganomaly.recipe import Recipe
 from tasks.listing import ListedImage
 from tasks.object_store import ObjectStore, ObjectStoreError
 
-CHUNK_BYTES = 250_000_000  # two chunks are in memory at once: one is scored, the next one fetched
+CHUNK_BYTES = 250_000_000  # of two chunks at most is something in memory: the next begins when one runs out
+
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -51,37 +54,52 @@ class FailedImage:
 
 
 class FetchPool:
-    """Threads that fetch and prepare images: as many as keep the cores busy, and no more.
+    """Threads that fetch and prepare images and go on with them: as many as keep the cores busy, and no more.
 
-    Fetching waits for the server and preparing computes. Threads beyond those that the waiting calls for only take the
-    interpreter from each other and from whoever scores meanwhile, which costs a tenth of a night's speed on a bucket
-    that answers at once. How long the one and the other take is learned from chunk to chunk, from the first on.
+    A thread does all that one image needs, since whoever takes over from another thread waits for the interpreter
+    first. Fetching waits for the server, the rest computes. Threads beyond those that the waiting calls for only take
+    the interpreter from each other, which costs a tenth of a night's speed on a bucket that answers at once. How long
+    the one and the other take is learned from chunk to chunk, from the first on.
 
     Args:
         threads: at most, and for the first chunk: the bucket may be far away.
         cores: that compute, by default those this process may use.
 
     Attributes:
-        busy: how many threads work on the next chunk.
+        busy: how many threads work at the same time.
     """
 
     def __init__(self, threads: int, cores: int | None = None) -> None:
         self._most = threads
         self._cores = cores or _usable_cores()
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
         self._ended = threading.Event()
+        self._pool, self._pool_size = ThreadPoolExecutor(threads, thread_name_prefix="fetch"), threads
         self.busy = threads
 
-    def fetch(
-        self, objects: ObjectStore, images: Sequence[ListedImage], recipe: Recipe, gate: QualityGate
-    ) -> list[FetchedImage | FailedImage]:
-        """Fetch and prepare images, the results in their order; nothing that is wrong with one is raised.
+    def start(
+        self,
+        objects: ObjectStore,
+        images: Sequence[ListedImage],
+        recipe: Recipe,
+        gate: QualityGate,
+        then: Callable[[FetchedImage], _Made],
+    ) -> Callable[[], list[_Made | FailedImage]]:
+        """Fetch and prepare images after those of earlier calls; nothing that is wrong with one is raised.
 
-        Raises:
-            CancelledError: if `end` was called meanwhile.
+        Args:
+            objects: the bucket.
+            images: one chunk.
+            recipe: what makes the network's input.
+            gate: what measures the image's quality.
+            then: what the same thread does with an image that came; its errors end the chunk.
+
+        Returns:
+            A function that waits for the chunk and gives what `then` made of the images, in their order. It raises
+            what `then` raised, and CancelledError if `end` was called meanwhile.
         """
+        pool = self._threads()
         todo = deque(enumerate(images))
-        found: list[FetchedImage | FailedImage | None] = [None] * len(images)
+        made: dict[int, _Made | FailedImage] = {}
 
         def work() -> tuple[float, float]:
             waited = computed = 0.0
@@ -94,21 +112,32 @@ class FetchPool:
                 try:
                     data = objects.get_listed(image.key, image.etag)
                 except ObjectStoreError as error:
-                    found[number] = FailedImage(image, error.reason, str(error))
+                    made[number] = FailedImage(image, error.reason, str(error))
                     continue
                 came = time.perf_counter()
                 prepared = prepare_image(data, recipe, gate)
-                found[number] = FetchedImage(image, data, hashlib.sha256(data).hexdigest(), len(data), prepared)
+                made[number] = then(FetchedImage(image, data, hashlib.sha256(data).hexdigest(), len(data), prepared))
                 waited += came - began
                 computed += time.perf_counter() - came
             return waited, computed
 
-        took = [working.result() for working in [self._threads.submit(work) for _ in range(self.busy)]]
-        self._adapt(*(sum(seconds) for seconds in zip(*took, strict=True)))
-        results = [result for result in found if result is not None]
-        if len(results) < len(images):
-            raise CancelledError
-        return results
+        working = [pool.submit(work) for _ in range(self._pool_size)]
+
+        def wait() -> list[_Made | FailedImage]:
+            took = [one.result() for one in working]
+            self._adapt(*(sum(seconds) for seconds in zip(*took, strict=True)))
+            if len(made) < len(images):
+                raise CancelledError
+            return [made[number] for number in range(len(images))]
+
+        return wait
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """As many threads as are of use: more of them in turns would each have memory and warm caches of its own."""
+        if self.busy != self._pool_size:
+            self._pool.shutdown(wait=False)  # what they were given comes to its end
+            self._pool, self._pool_size = ThreadPoolExecutor(self.busy, thread_name_prefix="fetch"), self.busy
+        return self._pool
 
     def _adapt(self, waited: float, computed: float) -> None:
         if computed > 0:
@@ -117,7 +146,7 @@ class FetchPool:
     def end(self) -> None:
         """Leave the rest undone; whoever waits for a chunk gets an error."""
         self._ended.set()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _usable_cores() -> int:
@@ -142,7 +171,16 @@ def fetch_images(
 ) -> list[FetchedImage | FailedImage]:
     """Fetch and prepare images in their order, several at a time; nothing that is wrong with one is raised."""
     with fetch_pool(threads) as pool:
-        return pool.fetch(objects, images, recipe, gate)
+        return pool.start(objects, images, recipe, gate, _as_it_is)()
+
+
+def _as_it_is(found: FetchedImage) -> FetchedImage:
+    return found
+
+
+def without_data(found: FetchedImage) -> FetchedImage:
+    """The same without the object's bytes, for those who need no more of them."""
+    return replace(found, data=b"")
 
 
 def split_failed(

@@ -1,8 +1,8 @@
 """Record what a window's images are: fetch them, check that they are fit to judge, write one row for each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from uuid import uuid4
 
 from prefect import task
@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from tasks.accounting import IngestCounts
 from tasks.claims import INGEST, Claimed, claim, heartbeat
-from tasks.fetching import FailedImage, FetchedImage, FetchPool, fetch_pool, in_chunks, split_failed
+from tasks.fetching import FailedImage, FetchedImage, FetchPool, fetch_pool, in_chunks, split_failed, without_data
 from tasks.listing import ListedImage, Listing
 from tasks.report_store import ImageRecord
 from tasks.stopping import finish_before_stopping
@@ -61,8 +61,8 @@ def ingest_shard(systems: Systems, owner: str, images: Sequence[ListedImage], nu
     with finish_before_stopping() as is_stopping, fetch_pool(systems.line.scoring.fetch_threads) as pool:
         committed = in_stages(
             chunks,
-            lambda chunk: _fetch_chunk(systems, owner, chunk, pool),
-            lambda chunk: chunk,
+            lambda chunk: _begin_chunk(systems, owner, chunk, pool),
+            lambda begun: _Chunk(begun[0], tuple(begun[1]())),
             lambda chunk: (chunk.claimed, *_commit_chunk(systems, owner, chunk)),
             is_stopping=is_stopping,
             abandon=pool.end,
@@ -76,15 +76,13 @@ def ingest_shard(systems: Systems, owner: str, images: Sequence[ListedImage], nu
     return IngestedShard(counts, tuple(held))
 
 
-def _fetch_chunk(systems: Systems, owner: str, chunk: Sequence[ListedImage], pool: FetchPool) -> _Chunk:
+def _begin_chunk(
+    systems: Systems, owner: str, chunk: Sequence[ListedImage], pool: FetchPool
+) -> tuple[Claimed, Callable[[], list[FetchedImage | FailedImage]]]:
+    """Claim a chunk and have it fetched; gives what waits for it."""
     line = systems.line
     claimed = _claim(systems, owner, chunk)
-    results = pool.fetch(systems.objects, claimed.mine, line.recipe, line.quality)
-    return _Chunk(claimed, tuple(_without_bytes(result) for result in results))
-
-
-def _without_bytes(result: FetchedImage | FailedImage) -> FetchedImage | FailedImage:
-    return replace(result, data=b"") if isinstance(result, FetchedImage) else result
+    return claimed, pool.start(systems.objects, claimed.mine, line.recipe, line.quality, without_data)
 
 
 def _claim(systems: Systems, owner: str, chunk: Sequence[ListedImage]) -> Claimed:

@@ -16,12 +16,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -31,13 +30,17 @@ from mlflow.types.schema import AnyType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 import ganomaly
-from ganomaly.benchmark.rows import Row
 from ganomaly.detector import Detector
 from ganomaly.detector_files import read_files
 from ganomaly.errors import DetectorFileError
 from ganomaly.training import EpochStats
 from tasks.errors import OperatingError
 from tasks.snapshot import ManifestError, read_manifest, write_manifest
+
+if TYPE_CHECKING:  # who scores needs neither, and they take most of a second to import
+    from matplotlib.figure import Figure
+
+    from ganomaly.benchmark.rows import Row
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -147,7 +150,7 @@ class TrainingRun:
         with _asking(self.address, "log metrics"):
             mlflow.log_metrics(dict(metrics))
 
-    def log_figure(self, figure: Figure, name: str) -> None:
+    def log_figure(self, figure: "Figure", name: str) -> None:
         """Log a plot under ``figures/``."""
         with _asking(self.address, f"log the figure {name}"):
             mlflow.log_figure(figure, f"figures/{name}.png")
@@ -216,12 +219,12 @@ class BenchmarkLog:
             if not token:
                 return
 
-    def log_rows(self, rows: Iterable[Row]) -> None:
+    def log_rows(self, rows: "Iterable[Row]") -> None:
         """Log rows that are not logged yet, each as a nested run."""
         for row in rows:
             self._log_row(row)
 
-    def _log_row(self, row: Row) -> None:
+    def _log_row(self, row: "Row") -> None:
         """One row as a nested run: figures as metrics, settings as parameters, the machine as tags."""
         key = f"{row.job} {row.score} {row.started_at}"
         if key in self._logged:

@@ -1,7 +1,8 @@
 """Score a window's images with one pinned model version and commit the verdicts chunk by chunk."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -15,7 +16,7 @@ from ganomaly.heatmap import draw_overlay
 from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
 from tasks.claims import Claimed, claim, scoring_by
-from tasks.fetching import FailedImage, FetchedImage, FetchPool, fetch_pool, in_chunks, split_failed
+from tasks.fetching import FailedImage, FetchedImage, FetchPool, fetch_pool, in_chunks, without_data
 from tasks.garbage import imports_left_alone
 from tasks.ingest import image_record
 from tasks.listing import ListedImage, Listing
@@ -81,27 +82,35 @@ class OpenRun:
 
 @dataclass(frozen=True)
 class Judged:
-    """One image with its score, and its heat map (S, S) where it is flagged."""
+    """One image with its score, and the key of its heat map where it is flagged."""
 
     found: FetchedImage
     score: ImageScore
-    heat_ss: np.ndarray | None = None
+    heat_map_key: str | None = None
 
 
 @dataclass(frozen=True)
-class FetchedChunk:
-    """What came of a chunk when it was claimed and fetched."""
+class BegunChunk:
+    """A chunk that is claimed and whose images are being fetched and judged.
+
+    Attributes:
+        size: of the chunk.
+        held: images that another live run works on.
+        finished: what another run has finished since the work was planned.
+        judge: judges the images as they come.
+        wait: waits for the last to come; gives those that could not be read, among others.
+    """
 
     size: int
     held: tuple[ListedImage, ...]
     finished: RunCounts
-    fetched: tuple[FetchedImage, ...]
-    failed: tuple[FailedImage, ...]
+    judge: "BatchJudge"
+    wait: Callable[[], list[FailedImage | None]]
 
 
 @dataclass(frozen=True)
 class JudgedChunk:
-    """A chunk that is ready to be committed; only flagged images still have their bytes."""
+    """A chunk that is ready to be committed."""
 
     size: int
     held: tuple[ListedImage, ...]
@@ -147,9 +156,9 @@ def score_shard(
 ) -> list[ListedImage]:
     """Claim, fetch, check, score and commit images, chunk by chunk; what a kill leaves undone the next run finds.
 
-    The next chunk is fetched and the last one committed while one is scored. The run's counts grow with each chunk
-    that is committed. SIGTERM lets the chunk that is being scored come to its end; the claims on the next one fall with
-    the run's lease. Gives the images that another live run works on.
+    Threads that have nothing left to do for a chunk go on with the next one, and the last one is committed meanwhile.
+    The run's counts grow with each chunk that is committed. SIGTERM lets the chunk that is being judged come to its
+    end; the claims on the next one fall with the run's lease. Gives the images that another live run works on.
     """
     logger = get_run_logger()
     held: list[ListedImage] = []
@@ -157,13 +166,14 @@ def score_shard(
     chunks = in_chunks(images, systems.line.scoring.chunk_size)
     with (
         finish_before_stopping() as is_stopping,
+        model.detector.scored_by_threads(),
         fetch_pool(systems.line.scoring.fetch_threads) as pool,
         imports_left_alone(),
     ):
         committed = in_stages(
             chunks,
-            lambda chunk: _fetch_chunk(systems, model, run.row.id, chunk, pool),
-            lambda chunk: _judge_chunk(model.detector, chunk),
+            lambda chunk: _begin_chunk(systems, model, run.row.id, chunk, pool),
+            _finish_chunk,
             lambda chunk: _commit_chunk(systems, model, run, chunk),
             is_stopping=is_stopping,
             abandon=pool.end,
@@ -176,14 +186,20 @@ def score_shard(
     return held
 
 
-def _fetch_chunk(
+def _begin_chunk(
     systems: Systems, model: PinnedModel, run_id: str, chunk: Sequence[ListedImage], pool: FetchPool
-) -> FetchedChunk:
+) -> BegunChunk:
     config = model.detector.config
     claimed, verdicts = _claim(systems, model, run_id, chunk)
-    results = pool.fetch(systems.objects, claimed.mine, config.recipe, config.quality)
-    fetched, failed = split_failed(results)
-    return FetchedChunk(len(chunk), claimed.held, _already_judged(verdicts), tuple(fetched), tuple(failed))
+    judge = BatchJudge(systems, model)
+    wait = pool.start(systems.objects, claimed.mine, config.recipe, config.quality, judge.add)
+    return BegunChunk(len(chunk), claimed.held, _already_judged(verdicts), judge, wait)
+
+
+def _finish_chunk(chunk: BegunChunk) -> JudgedChunk:
+    not_read = [result for result in chunk.wait() if result is not None]
+    judged, failed = chunk.judge.finish()
+    return JudgedChunk(chunk.size, chunk.held, chunk.finished, tuple(judged), (*not_read, *failed))
 
 
 def _claim(
@@ -205,38 +221,68 @@ def _already_judged(verdicts: Collection[str]) -> RunCounts:
     return RunCounts(already_scored=len(verdicts) - unusable, unusable=unusable)
 
 
-def _judge_chunk(detector: Detector, chunk: FetchedChunk) -> JudgedChunk:
-    judged = [_without_data(one) for one in _judge(detector, chunk.fetched)]
-    return JudgedChunk(chunk.size, chunk.held, chunk.finished, tuple(judged), chunk.failed)
-
-
 def _commit_chunk(systems: Systems, model: PinnedModel, run: OpenRun, chunk: JudgedChunk) -> JudgedChunk:
-    overlays, without_overlay = _save_overlays(systems, model, [one for one in chunk.judged if one.heat_ss is not None])
-    failed = [*chunk.failed, *without_overlay]
-    lacking = {failure.image.identity for failure in without_overlay}
-    judged = [one for one in chunk.judged if one.found.image.identity not in lacking]
     inserted = systems.store.commit_scores(
         run.row.id,
         model.work,
-        [_as_row(one, overlays.get(one.found.image.identity)) for one in judged],
-        [FailureRecord(f.image.key, f.image.etag, f.reason, f.detail) for f in failed],
+        [_as_row(one) for one in chunk.judged],
+        [FailureRecord(f.image.key, f.image.etag, f.reason, f.detail) for f in chunk.failed],
     )
-    run.counts += chunk.finished + _count(judged, inserted) + RunCounts(failed=len(failed))
+    run.counts += chunk.finished + _count(chunk.judged, inserted) + RunCounts(failed=len(chunk.failed))
     return replace(chunk, judged=(), failed=())
 
 
-def _judge(detector: Detector, fetched: Sequence[FetchedImage]) -> list[Judged]:
-    usable = np.array([found.prepared.usable for found in fetched], dtype=bool)
-    scores = iter(detector.score_and_map(detector.stack([found.prepared for found in fetched], usable)))
-    return [
-        Judged(found, *next(scores))
-        if found.prepared.usable
-        else Judged(found, ImageScore(None, None, None, "unusable", found.prepared.reason, found.prepared.detail))
-        for found in fetched
-    ]
+class BatchJudge:
+    """Judges the images of a chunk as they come from several threads, in the batches that the networks take.
+
+    The thread that makes a batch full judges it, while the others go on fetching. Of a flagged image the heat map is
+    drawn and saved at once, so that no more images are in memory than wait for their batch.
+    """
+
+    def __init__(self, systems: Systems, model: PinnedModel) -> None:
+        self._systems = systems
+        self._model = model
+        self._waiting: list[FetchedImage] = []
+        self._judged: list[Judged] = []
+        self._failed: list[FailedImage] = []
+        self._lock = threading.Lock()
+
+    def add(self, found: FetchedImage) -> None:
+        """Take in an image that was fetched and prepared."""
+        prepared = found.prepared
+        if not prepared.usable:
+            score = ImageScore(None, None, None, "unusable", prepared.reason, prepared.detail)
+            self._judged.append(Judged(without_data(found), score))
+            return
+        with self._lock:
+            self._waiting.append(found)
+            if len(self._waiting) < self._model.detector.batch_size:
+                return
+            batch, self._waiting = self._waiting, []
+        self._judge(batch)
+
+    def finish(self) -> tuple[list[Judged], list[FailedImage]]:
+        """Judge those that make no full batch; gives all by key, and those whose heat map could not be written."""
+        self._judge(self._waiting)
+        return sorted(self._judged, key=lambda one: one.found.image.key), self._failed
+
+    def _judge(self, batch: Sequence[FetchedImage]) -> None:
+        detector = self._model.detector
+        pixels = detector.stack([found.prepared for found in batch], np.ones(len(batch), dtype=bool))
+        for found, (score, heat_ss) in zip(batch, detector.score_and_map(pixels), strict=True):
+            key: str | None = None
+            if heat_ss is not None:
+                key = overlay_key(self._systems.line.line, self._model, found.image)
+                picture = overlay_jpeg(detector, found.data, heat_ss)
+                try:
+                    self._systems.objects.put_one_of_many(key, picture, "image/jpeg")
+                except ObjectStoreError as error:
+                    self._failed.append(FailedImage(found.image, OVERLAY_FAILED, str(error)))
+                    continue
+            self._judged.append(Judged(without_data(found), score, key))
 
 
-def _as_row(judged: Judged, heat_map_key: str | None) -> JudgedImage:
+def _as_row(judged: Judged) -> JudgedImage:
     score = judged.score
     return JudgedImage(
         image_record(judged.found),
@@ -246,7 +292,7 @@ def _as_row(judged: Judged, heat_map_key: str | None) -> JudgedImage:
             normalised_score=score.normalised,
             p_value=score.p_value,
             reason=score.reason,
-            heat_map_key=heat_map_key,
+            heat_map_key=judged.heat_map_key,
         ),
     )
 
@@ -262,33 +308,6 @@ def _count(judged: Sequence[Judged], inserted: Collection[tuple[str, str]]) -> R
         else:
             counts += RunCounts(already_scored=1)
     return counts
-
-
-def _without_data(judged: Judged) -> Judged:
-    """The same without the image's bytes, which only an overlay needs."""
-    return judged if judged.score.verdict == "flagged" else replace(judged, found=replace(judged.found, data=b""))
-
-
-def _save_overlays(
-    systems: Systems, model: PinnedModel, judged: Sequence[Judged]
-) -> tuple[dict[tuple[str, str], str], list[FailedImage]]:
-    """Draw the heat maps of flagged images over them and save each as an object.
-
-    Gives the overlay's key by image, and the images whose overlay could not be written.
-    """
-    keys: dict[tuple[str, str], str] = {}
-    failed: list[FailedImage] = []
-    for one in judged:
-        found = one.found
-        assert one.heat_ss is not None
-        key = overlay_key(systems.line.line, model, found.image)
-        try:
-            systems.objects.put_one_of_many(key, overlay_jpeg(model.detector, found.data, one.heat_ss), "image/jpeg")
-        except ObjectStoreError as error:
-            failed.append(FailedImage(found.image, OVERLAY_FAILED, str(error)))
-        else:
-            keys[found.image.identity] = key
-    return keys, failed
 
 
 def overlay_key(line: str, model: PinnedModel, image: ListedImage) -> str:

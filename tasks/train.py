@@ -5,7 +5,7 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ganomaly.splits import ROLES, Plan, plan_roles
 from ganomaly.training import EpochStats, TrainingConfig
 from tasks.artifacts import ProgressArtifact
 from tasks.code_version import code_version
-from tasks.fetching import FetchedImage, fetch_pool, in_chunks, split_failed
+from tasks.fetching import FetchedImage, fetch_pool, in_chunks, split_failed, without_data
 from tasks.figures import calibration_figure, loss_figure, reconstruction_figure
 from tasks.listing import ListedImage
 from tasks.model_registry import CHALLENGER, CHAMPION, ModelVersion, TrainingRun, model_name
@@ -136,8 +136,9 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
     fetched: list[FetchedImage] = []
     with fetch_pool(systems.line.scoring.fetch_threads) as pool:
         for chunk in in_chunks(images, systems.line.scoring.chunk_size):
-            found, failed = split_failed(pool.fetch(systems.objects, chunk, config.recipe, config.quality))
-            fetched += [replace(image, data=b"") for image in found]  # training needs the pixels only
+            waiting = pool.start(systems.objects, chunk, config.recipe, config.quality, without_data)
+            found, failed = split_failed(waiting())
+            fetched += found
             for failure in failed:
                 logger.warning("%s %s: not trained on: %s", failure.image.key, failure.reason, failure.detail)
             logger.info("%d of %d training images fetched", len(fetched), len(images))

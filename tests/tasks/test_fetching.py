@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from datetime import date
 
@@ -15,6 +16,9 @@ from tasks.fetching import FailedImage, FetchedImage, FetchPool
 from tasks.listing import ListedImage
 from tasks.object_store import ObjectMissingError
 
+Then = Callable[[FetchedImage], FetchedImage]
+Waiting = Callable[[], list[FetchedImage | FailedImage]]
+SOON_S = 30.0
 RECIPE, GATE = Recipe(size_px=32), QualityGate()
 PNG = cv2.imencode(".png", np.random.default_rng(0).integers(40, 200, (64, 64), np.uint8))[1].tobytes()
 
@@ -50,15 +54,20 @@ class Bucket:
         return PNG
 
 
+def fetch(pool: FetchPool, bucket: Bucket, images: list[ListedImage], then: Then = lambda found: found) -> Waiting:
+    """Have the pool fetch images from the bucket; gives what waits for them."""
+    return pool.start(bucket, images, RECIPE, GATE, then)  # type: ignore[arg-type]
+
+
 def test_results_come_in_order_and_a_missing_image_does_not_stop_the_rest() -> None:
     """Scores would be written for other images than they were made of, or a chunk be lost with one object."""
     pool, images = FetchPool(8, cores=3), listed(40)
-    results = pool.fetch(Bucket(0.001, missing="7.png"), images, RECIPE, GATE)  # type: ignore[arg-type]
+    results = fetch(pool, Bucket(0.001, missing="7.png"), images)()
     assert [result.image for result in results] == images
     kinds = {type(result): [r.image.key for r in results if type(r) is type(result)] for result in results}
     assert kinds[FailedImage] == ["7.png"]
     assert len(kinds[FetchedImage]) == 39
-    assert pool.fetch(Bucket(0), [], RECIPE, GATE) == []  # type: ignore[arg-type]
+    assert fetch(pool, Bucket(0), [])() == []
 
 
 @pytest.mark.parametrize(("waited_s", "computed_s", "busy"), [(0, 3, 2), (1, 3, 3), (6, 3, 6), (90, 3, 8), (1, 0, 8)])
@@ -73,7 +82,7 @@ def test_a_distant_bucket_is_asked_by_more_threads() -> None:
     """Cores would be idle while a bucket elsewhere takes its time."""
     pool, bucket = FetchPool(8, cores=2), Bucket(0.2)
     for _ in range(2):
-        pool.fetch(bucket, listed(16), RECIPE, GATE)  # type: ignore[arg-type]
+        fetch(pool, bucket, listed(16))()
     assert pool.busy == bucket.most == 8
 
 
@@ -82,5 +91,32 @@ def test_the_end_leaves_the_rest_undone() -> None:
     pool, bucket = FetchPool(2, cores=1), Bucket(0.05)
     threading.Timer(0.1, pool.end).start()
     with pytest.raises(CancelledError):
-        pool.fetch(bucket, listed(200), RECIPE, GATE)  # type: ignore[arg-type]
+        fetch(pool, bucket, listed(200))()
     assert bucket.asked < 20
+
+
+def test_no_thread_is_idle_between_two_chunks() -> None:
+    """Broken if a chunk is begun only when the last image of the one before has come: the second never would."""
+    pool, first_of_next = FetchPool(2, cores=2), threading.Event()
+
+    def hold_up_the_last(found: FetchedImage) -> FetchedImage:
+        if found.image.key == "3.png":
+            assert first_of_next.wait(SOON_S)
+        return found
+
+    def tell(found: FetchedImage) -> FetchedImage:
+        first_of_next.set()
+        return found
+
+    waiting = [fetch(pool, Bucket(0), listed(4), then) for then in (hold_up_the_last, tell)]
+    assert [len(wait()) for wait in waiting] == [4, 4]
+
+
+def test_an_error_of_what_is_done_with_an_image_is_raised() -> None:
+    """Broken if images that could not be scored count as done."""
+
+    def fail(found: FetchedImage) -> FetchedImage:
+        raise ValueError(found.image.key)
+
+    with pytest.raises(ValueError, match="png"):
+        fetch(FetchPool(2, cores=2), Bucket(0), listed(4), fail)()

@@ -49,6 +49,26 @@ def test_the_content_outlives_the_server(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "data.log").is_file()
 
 
+def test_files_put_into_the_folder_are_seen_when_it_looks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The benchmark would score the images of the day before, or wait for a day to be seen."""
+    with LocalS3(tmp_path / "data", listing_delay_s=3600) as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        with ObjectStore("plant", server.endpoint_url) as objects:
+            objects.create_bucket_if_missing()
+            objects.put("a/1.png", b"x", "image/png")
+            assert [found.key for found in objects.list_objects("a/")] == ["a/1.png"]
+            (tmp_path / "data" / "plant" / "a" / "2.png").write_bytes(b"y")
+            assert [found.key for found in objects.list_objects("a/")] == ["a/1.png"]
+            server.look_again()
+            deadline = time.monotonic() + 10
+            while len(list(objects.list_objects("a/"))) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert [found.key for found in objects.list_objects("a/")] == ["a/1.png", "a/2.png"]
+
+
 def test_an_error_inside_stops_the_server(tmp_path: Path) -> None:
     """A failed demo would leave a server behind."""
     server = LocalS3(tmp_path / "data")

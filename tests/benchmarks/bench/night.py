@@ -2,7 +2,8 @@
 
 The bound of a night is cores / (sum of the stages' CPU time for an image): what this machine could do if no core ever
 waited and nothing but the stages ran. The S3 server runs on the same cores here, so there is one bound without and one
-with the CPU time that it used in the night. And cores share caches and memory: a stage costs more while all cores work,
+with the CPU time that it used in the night; it knows each object's MD5 when the night begins, as servers do that write
+it down when an object comes. And cores share caches and memory: a stage costs more while all cores work,
 as they do in a night, than it does alone, so the last bound takes the stages as they are then.
 """
 

@@ -1,4 +1,4 @@
-"""A process of the benchmark's plant: makes and registers its model, or scores a day through the flow.
+"""A process of the benchmark's plant: makes and registers its model, lists a day, or scores it through the flow.
 
     python -m tests.benchmarks.bench.night_process '{"job": "score", "day": "2026-03-02"}'
 
@@ -52,6 +52,13 @@ def prepare(images: int) -> dict[str, Any]:
     return {"version": version.version}
 
 
+def look(day: str) -> dict[str, Any]:
+    """List a day, so that rclone computes each object's MD5; other S3 servers do so once, when it is written."""
+    from tasks.systems import open_systems
+
+    return {"images": sum(1 for _ in open_systems(LINE).objects.list_objects(f"images/{LINE}/{day}/"))}
+
+
 def score(day: str) -> dict[str, Any]:
     """Score a day through the flow ``score-batch``.
 
@@ -96,7 +103,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     request = json.loads(sys.argv[1])
-    answer = {"prepare": prepare, "score": score}[request.pop("job")](**request)
+    answer = {"prepare": prepare, "look": look, "score": score}[request.pop("job")](**request)
     answers.write(json.dumps(answer) + "\n")
     answers.flush()
 

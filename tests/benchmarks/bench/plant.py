@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from infra.local_s3 import LISTING_DELAY_S, LocalS3
+from infra.local_s3 import LocalS3
 from tests.benchmarks.bench.contest import ROOT, environment
 from tests.benchmarks.bench.data import lay_out_day
 from tests.benchmarks.bench.plan import Plan
@@ -25,6 +25,8 @@ LINE = "bench"
 FIRST_DAY = date(2026, 3, 2)
 TRAINED_ON = 400
 FIRST_NIGHT = 16
+A_DAY_S = 86_400
+LOOKED_AGAIN_S = 1.0
 
 
 class NightError(RuntimeError):
@@ -83,11 +85,13 @@ class Plant:
         return {name: value for name, value in kept.items() if not name.startswith(foreign)} | ours
 
     def new_day(self, n_images: int, defective_share: float, image_px: int = 0) -> date:
-        """Make a day of so many images and give its date."""
+        """Make a day of so many images and give its date; the S3 server then knows their MD5, as after an upload."""
         day = FIRST_DAY + timedelta(days=self._days)
         self._days += 1
         lay_out_day(self.folder / "bucket" / BUCKET, LINE, day, n_images, defective_share, image_px)
-        time.sleep(LISTING_DELAY_S + 1)
+        self.s3.look_again()
+        time.sleep(LOOKED_AGAIN_S)
+        self.run("look", day=day.isoformat())
         return day
 
     def score(self, day: date) -> Night:
@@ -135,7 +139,7 @@ def open_plant(plan: Plan, threads: int) -> Iterator[Plant]:
         encoding="utf-8",
     )
     with (
-        LocalS3(folder / "bucket", log_file=folder / "logs" / "s3.log") as s3,
+        LocalS3(folder / "bucket", log_file=folder / "logs" / "s3.log", listing_delay_s=A_DAY_S) as s3,
         running_prefect_server(folder / "prefect", os.environ) as prefect,
     ):
         plant = Plant(folder, threads, s3, prefect)
