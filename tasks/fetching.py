@@ -7,10 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import cv2
 
@@ -22,7 +22,15 @@ from tasks.object_store import ObjectStore, ObjectStoreError
 
 CHUNK_BYTES = 250_000_000  # of two chunks at most is something in memory: the next begins when one runs out
 
+LEARNED_FROM = 64
+"""So many images tell how many threads are of use."""
+
 _Made = TypeVar("_Made")
+
+
+class _Took(NamedTuple):
+    waiting_s: float
+    computing_s: float
 
 
 @dataclass(frozen=True)
@@ -53,28 +61,48 @@ class FailedImage:
     detail: str
 
 
+class _Chunk(Generic[_Made]):
+    """Images that go through a `FetchPool` together, and what has become of them so far."""
+
+    def __init__(self, images: Sequence[ListedImage], work: Callable[[ListedImage], tuple[_Made | FailedImage, _Took]]):
+        self.todo = deque(enumerate(images))
+        self.made: list[_Made | FailedImage | None] = [None] * len(images)
+        self.left = len(images)
+        self.work = work
+        self.error: BaseException | None = None
+
+
 class FetchPool:
     """Threads that fetch and prepare images and go on with them: as many as keep the cores busy, and no more.
 
     A thread does all that one image needs, since whoever takes over from another thread waits for the interpreter
     first. Fetching waits for the server, the rest computes. Threads beyond those that the waiting calls for only take
     the interpreter from each other, which costs a tenth of a night's speed on a bucket that answers at once. How long
-    the one and the other take is learned from chunk to chunk, from the first on.
+    the one and the other take is learned all the time. It is always the same threads that rest, because each that works
+    has memory of its own.
 
     Args:
-        threads: at most, and for the first chunk: the bucket may be far away.
+        threads: at most, and at first: the bucket may be far away.
         cores: that compute, by default those this process may use.
 
     Attributes:
-        busy: how many threads work at the same time.
+        busy: how many threads work.
     """
 
     def __init__(self, threads: int, cores: int | None = None) -> None:
         self._most = threads
         self._cores = cores or _usable_cores()
-        self._ended = threading.Event()
-        self._pool, self._pool_size = ThreadPoolExecutor(threads, thread_name_prefix="fetch"), threads
+        self._changed = threading.Condition()
+        self._chunks: deque[_Chunk[Any]] = deque()
+        self._took: list[_Took] = []
+        self._ended = False
         self.busy = threads
+        self._threads = [
+            threading.Thread(target=self._run, args=(number,), name=f"fetch {number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def start(
         self,
@@ -97,56 +125,89 @@ class FetchPool:
             A function that waits for the chunk and gives what `then` made of the images, in their order. It raises
             what `then` raised, and CancelledError if `end` was called meanwhile.
         """
-        pool = self._threads()
-        todo = deque(enumerate(images))
-        made: dict[int, _Made | FailedImage] = {}
 
-        def work() -> tuple[float, float]:
-            waited = computed = 0.0
-            while not self._ended.is_set():
-                try:
-                    number, image = todo.popleft()
-                except IndexError:
-                    break
-                began = time.perf_counter()
-                try:
-                    data = objects.get_listed(image.key, image.etag)
-                except ObjectStoreError as error:
-                    made[number] = FailedImage(image, error.reason, str(error))
-                    continue
-                came = time.perf_counter()
-                prepared = prepare_image(data, recipe, gate)
-                made[number] = then(FetchedImage(image, data, hashlib.sha256(data).hexdigest(), len(data), prepared))
-                waited += came - began
-                computed += time.perf_counter() - came
-            return waited, computed
+        def work(image: ListedImage) -> tuple[_Made | FailedImage, _Took]:
+            began = time.perf_counter()
+            try:
+                data = objects.get_listed(image.key, image.etag)
+            except ObjectStoreError as error:
+                return FailedImage(image, error.reason, str(error)), _Took(0.0, 0.0)
+            came = time.perf_counter()
+            prepared = prepare_image(data, recipe, gate)
+            made = then(FetchedImage(image, data, hashlib.sha256(data).hexdigest(), len(data), prepared))
+            return made, _Took(came - began, time.perf_counter() - came)
 
-        working = [pool.submit(work) for _ in range(self._pool_size)]
+        chunk = _Chunk(images, work)
+        if images:
+            with self._changed:
+                self._chunks.append(chunk)
+                self._changed.notify_all()
+        return lambda: self._wait(chunk)
 
-        def wait() -> list[_Made | FailedImage]:
-            took = [one.result() for one in working]
-            self._adapt(*(sum(seconds) for seconds in zip(*took, strict=True)))
-            if len(made) < len(images):
-                raise CancelledError
-            return [made[number] for number in range(len(images))]
+    def _wait(self, chunk: _Chunk[_Made]) -> list[_Made | FailedImage]:
+        with self._changed:
+            self._changed.wait_for(lambda: not chunk.left or chunk.error or self._ended)
+        if chunk.error is not None:
+            raise chunk.error
+        if chunk.left:
+            raise CancelledError
+        return cast("list[_Made | FailedImage]", chunk.made)
 
-        return wait
+    def _run(self, thread: int) -> None:
+        while (turn := self._next(thread)) is not None:
+            chunk, number, image = turn
+            try:
+                made, took = chunk.work(image)
+            except BaseException as error:  # raised where the chunk is waited for
+                self._fail(chunk, error)
+            else:
+                self._note(chunk, number, made, took)
 
-    def _threads(self) -> ThreadPoolExecutor:
-        """As many threads as are of use: more of them in turns would each have memory and warm caches of its own."""
-        if self.busy != self._pool_size:
-            self._pool.shutdown(wait=False)  # what they were given comes to its end
-            self._pool, self._pool_size = ThreadPoolExecutor(self.busy, thread_name_prefix="fetch"), self.busy
-        return self._pool
+    def _next(self, thread: int) -> tuple[_Chunk[Any], int, ListedImage] | None:
+        """The next image; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or (self._chunks and thread < self.busy))
+            if self._ended:
+                return None
+            chunk = self._chunks[0]
+            number, image = chunk.todo.popleft()
+            if not chunk.todo:
+                self._chunks.popleft()
+            return chunk, number, image
 
-    def _adapt(self, waited: float, computed: float) -> None:
-        if computed > 0:
-            self.busy = min(self._most, math.ceil(self._cores * (1 + waited / computed)))
+    def _note(self, chunk: _Chunk[_Made], number: int, made: _Made | FailedImage, took: _Took) -> None:
+        with self._changed:
+            chunk.made[number] = made
+            chunk.left -= 1
+            self._took.append(took)
+            if len(self._took) == LEARNED_FROM:
+                self._adapt(sum(one.waiting_s for one in self._took), sum(one.computing_s for one in self._took))
+                self._took.clear()
+                self._changed.notify_all()
+            if not chunk.left:
+                self._changed.notify_all()
+
+    def _fail(self, chunk: _Chunk[Any], error: BaseException) -> None:
+        with self._changed:
+            chunk.error = chunk.error or error
+            if chunk in self._chunks:
+                self._chunks.remove(chunk)
+            self._changed.notify_all()
+
+    def _adapt(self, waiting_s: float, computing_s: float) -> None:
+        if computing_s > 0:
+            self.busy = min(self._most, math.ceil(self._cores * (1 + waiting_s / computing_s)))
 
     def end(self) -> None:
-        """Leave the rest undone; whoever waits for a chunk gets an error."""
-        self._ended.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Leave the rest undone; whoever waits for a chunk gets an error, threads come to the end of their image."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait, after `end`, until no thread works any more."""
+        for thread in self._threads:
+            thread.join()
 
 
 def _usable_cores() -> int:
@@ -163,6 +224,7 @@ def fetch_pool(threads: int) -> Iterator[FetchPool]:
         yield pool
     finally:
         pool.end()
+        pool.join()
         cv2.setNumThreads(before)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from ganomaly.quality import QualityGate
 from ganomaly.recipe import Recipe
-from tasks.fetching import FailedImage, FetchedImage, FetchPool
+from tasks.fetching import LEARNED_FROM, FailedImage, FetchedImage, FetchPool, fetch_pool
 from tasks.listing import ListedImage
 from tasks.object_store import ObjectMissingError
 
@@ -80,10 +80,26 @@ def test_as_many_threads_as_waiting_calls_for(waited_s: float, computed_s: float
 
 def test_a_distant_bucket_is_asked_by_more_threads() -> None:
     """Cores would be idle while a bucket elsewhere takes its time."""
-    pool, bucket = FetchPool(8, cores=2), Bucket(0.2)
-    for _ in range(2):
-        fetch(pool, bucket, listed(16))()
+    pool, bucket = FetchPool(8, cores=2), Bucket(0.05)
+    fetch(pool, bucket, listed(2 * LEARNED_FROM))()
     assert pool.busy == bucket.most == 8
+
+
+def test_surplus_threads_rest_within_the_first_chunk() -> None:
+    """Each would score with memory of its own, and take the interpreter from those that the cores can carry."""
+    workers: list[str] = []
+
+    def compute(found: FetchedImage) -> FetchedImage:
+        workers.append(threading.current_thread().name)
+        until = time.thread_time() + 0.004
+        while time.thread_time() < until:
+            pass
+        return found
+
+    with fetch_pool(8) as pool:
+        fetch(pool, Bucket(0), listed(4 * LEARNED_FROM), compute)()
+    assert pool.busy < 8
+    assert set(workers[-LEARNED_FROM:]) == {f"fetch {number}" for number in range(pool.busy)}
 
 
 def test_the_end_leaves_the_rest_undone() -> None:
