@@ -8,7 +8,7 @@ such a picture must not be judged.
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -35,6 +35,13 @@ _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # little and big endia
 _TIFF_TYPES = {3: "u2", 4: "u4", 16: "u8"}  # SHORT, LONG, LONG8: the types of every tag that is read here
 _TIFF_CHECKED = (1, 8, 32946)  # not compressed, deflated, deflated by older software
 _TIFF_YCBCR = 6
+_REDUCED = {  # by components and reduction
+    1: {2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8},
+    3: {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8},
+}
+
+Reduction = Callable[[int, int], int]
+"""How many times smaller than its width and height (pixels) an image may be decoded: 1, 2, 4 or 8."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class _Header:
     width_px: int
     height_px: int
     inverted: bool = False  # a TIFF in which 0 is white
+    jpeg_components: int = 0
 
 
 def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Pixels:
@@ -68,10 +76,34 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Pixels:
             file, some of its scans or pixels are missing), "too_large" (more than `max_pixels`, also in one tile),
             "unsupported" (neither 8 nor 16 bit, or a kind of TIFF that OpenCV reads wrongly).
     """
+    return decode_reduced(data, lambda _width_px, _height_px: 1, max_pixels=max_pixels)[0]
+
+
+def decode_reduced(
+    data: bytes, reduction: Reduction, *, max_pixels: int = 100_000_000
+) -> tuple[Pixels, tuple[int, int]]:
+    """`decode_image`, but a JPEG only as large as needed: its blocks are decoded to fewer pixels, which is much faster.
+
+    Args:
+        data: the whole file.
+        reduction: how many times smaller it may be; an image that is stored turned is asked about both ways.
+        max_pixels: as for `decode_image`, of the file's own size.
+
+    Returns:
+        The pixels, and height and width that they would have without reduction.
+
+    Raises:
+        ImageError: as `decode_image`.
+    """
     header = _read_header(data, max_pixels)
     _check_size(header.width_px, header.height_px, max_pixels)
+    flags, times = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, 1
+    if header.jpeg_components in _REDUCED:
+        sides = header.width_px, header.height_px
+        times = min(reduction(*sides), reduction(*reversed(sides)))
+        flags = _REDUCED[header.jpeg_components].get(times, flags)
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageError("unreadable", f"OpenCV cannot decode the file: {error.err}") from None
     if decoded is None:  # OpenCV's stubs deny it
@@ -79,7 +111,10 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> Pixels:
             "unreadable",
             "the header is whole, but what follows is damaged or of a rare kind: save it as grey or RGB, 8 or 16 bits",
         )
-    return _as_rgb(np.asarray(decoded), header)
+    pixels = _as_rgb(np.asarray(decoded), header, times)
+    full = header.height_px, header.width_px
+    turned = pixels.shape[:2] != tuple(-(-side // times) for side in full)
+    return pixels, full[::-1] if turned else full
 
 
 def _read_header(data: bytes, max_pixels: int) -> _Header:
@@ -131,7 +166,7 @@ def _read_jpeg(data: bytes) -> _Header:
     for marker, segment in _jpeg_segments(data):
         if marker in _JPEG_FRAMES:
             height, width, components = struct.unpack_from(">HHB", segment, 1)
-            header = _Header(width, height)
+            header = _Header(width, height, jpeg_components=components)
             bits = b"\x00" if marker in _JPEG_LOSSLESS else b"\xff"
             unsent = {segment[6 + 3 * n]: bytearray(bits * 64) for n in range(components)}
         elif marker == _JPEG_START_OF_SCAN:
@@ -293,11 +328,12 @@ def _check_size(width_px: int, height_px: int, max_pixels: int, what: str = "") 
         )
 
 
-def _as_rgb(decoded: NDArray[Any], header: _Header) -> Pixels:
+def _as_rgb(decoded: NDArray[Any], header: _Header, times: int) -> Pixels:
     """OpenCV's (H, W) or (H, W, 3 or 4) BGR array as grey or RGB; checks what the header could not promise."""
     if decoded.dtype not in (np.uint8, np.uint16):
         raise ImageError("unsupported", f"{decoded.dtype} pixels: save the image with 8 or 16 bits per channel")
-    if sorted(decoded.shape[:2]) != sorted((header.height_px, header.width_px)):  # sorted: it may have been turned
+    expected = [-(-side // times) for side in (header.height_px, header.width_px)]
+    if sorted(decoded.shape[:2]) != sorted(expected):  # sorted: it may have been turned
         raise ImageError(
             "unreadable",
             f"the header says {header.width_px} x {header.height_px} px, "

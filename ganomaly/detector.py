@@ -1,7 +1,7 @@
 """The detector: networks, recipe and calibration in one object that is trained, saved, loaded and scored with."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -451,7 +451,7 @@ class Detector:
         pick_device(device)  # here: below, its error would be taken for one of the files
         saved = read_files(Path(folder))
         try:
-            config = DetectorConfig.model_validate(saved.description["config"])
+            config = DetectorConfig.model_validate(_completed(saved.description["config"]))
             detector = cls(config, device=device, snapshot_id=saved.description["snapshot_id"])
             detector._restore(saved)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -546,6 +546,11 @@ def pick_device(name: str) -> torch.device:
 def _sample(n_images: int, n: int) -> NDArray[np.intp]:
     """At most n of the images, at equal distances in their order."""
     return np.arange(0, n_images, max(1, -(-n_images // n)))
+
+
+def _completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration with what older formats meant where they said nothing."""
+    return {**config, "recipe": {"reduced_jpeg": False, **config["recipe"]}}
 
 
 def _precision(name: Any) -> Precision:

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ganomaly.errors import DetectorFileError
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """2: a model of another kind than GANomaly, and a limit with confidence; 3: local and global head; 4: another
-global head, and precision; 5: what the place explains, and patches of surfaces in place of Gaussians per location.
+global head, and precision; 5: what the place explains, and patches of surfaces in place of Gaussians per location; 6:
+JPEG files at a reduced size.
 
 Older formats are read as detectors without what came later, those of format 3 with the global head of their time, those
 of formats 3 and 4 never as surfaces.

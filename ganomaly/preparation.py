@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ganomaly.decoding import decode_image
+from ganomaly.decoding import decode_image, decode_reduced
 from ganomaly.errors import ImageError
 from ganomaly.quality import QualityFigures, QualityGate
 from ganomaly.recipe import Recipe
@@ -45,15 +45,16 @@ def read_image(source: ImageSource) -> NDArray[np.uint8] | NDArray[np.uint16]:
     Raises:
         ImageError: if the source cannot be read or is no image of these kinds.
     """
-    if isinstance(source, np.ndarray):
-        return _check_array(source)
+    return _check_array(source) if isinstance(source, np.ndarray) else decode_image(_read(source))
+
+
+def _read(source: bytes | Path | str) -> bytes:
     if isinstance(source, bytes):
-        return decode_image(source)
+        return source
     try:
-        data = Path(source).read_bytes()
+        return Path(source).read_bytes()
     except OSError as error:
         raise ImageError("unreadable", f"{source} cannot be read: {error.strerror or error}") from error
-    return decode_image(data)
 
 
 def _check_array(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -72,12 +73,15 @@ def prepare_image(source: ImageSource, recipe: Recipe, gate: QualityGate) -> Pre
     """Decode, judge and convert one image; whatever is wrong with it is returned as its reason."""
     figures: QualityFigures | None = None
     try:
-        image = read_image(source)
-        figures = gate.measure(image)
+        if isinstance(source, np.ndarray):
+            image, full_size = _check_array(source), source.shape[:2]
+        else:
+            image, full_size = decode_reduced(_read(source), recipe.reduction)
+        figures = gate.measure(image, full_size)
         fault = gate.judge(figures)
         if fault is not None:
             return Prepared(None, figures, fault.reason, fault.detail)
-        return Prepared(recipe.apply(image), figures)
+        return Prepared(recipe.apply(image, full_size), figures)
     except ImageError as error:
         return Prepared(None, figures, error.reason, error.detail)
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ganomaly.decoding import Pixels
 
-_MEASURED_SIDE_PX = 256
+MEASURED_SIDE_PX = 256
 _SATURATED = 0.98
 
 
@@ -75,13 +75,15 @@ class QualityGate(BaseModel):
         description="lowest allowed ratio of fine to coarse detail; 0 for parts that are smooth by nature",
     )
 
-    def measure(self, image: Pixels) -> QualityFigures:
+    def measure(self, image: Pixels, full_size: tuple[int, int] | None = None) -> QualityFigures:
         """Measure an image, uint8 or uint16, (H, W) or (H, W, 3) RGB.
+
+        Height and width of the camera image are given where it was decoded at a reduced size.
 
         Everything is measured on a copy of at most 256 px a side: exposure does not depend on the resolution, single
         pixels' noise should not count, and blur matters relative to the part, not to the camera's pixels.
         """
-        height_px, width_px = image.shape[:2]
+        height_px, width_px = full_size or image.shape[:2]
         if image.size == 0:
             return QualityFigures(width_px, height_px, 0.0, 0.0, 0.0, 0.0)
         grey = _small_grey(image)
@@ -120,7 +122,7 @@ class QualityGate(BaseModel):
 
 def _small_grey(image: Pixels) -> Pixels:
     height, width = image.shape[:2]
-    scale = _MEASURED_SIDE_PX / max(height, width)
+    scale = MEASURED_SIDE_PX / max(height, width)
     small = image
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))

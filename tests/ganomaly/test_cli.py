@@ -190,7 +190,7 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
         "limit": detector.calibration.limit,
         "id": detector.calibration.id,
     }
-    assert facts["format_version"] == 5
+    assert facts["format_version"] == 6
     assert facts["surface"].startswith("no: the place explains 0.")
     assert f"surface: {facts['surface']}" in result.stdout
     assert set(facts["versions"]) == {"torch", "numpy"}

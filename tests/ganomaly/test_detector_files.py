@@ -122,8 +122,8 @@ def test_missing_and_truncated_files_are_named(copy: Path, name: str) -> None:
 def test_newer_format_asks_for_an_upgrade(copy: Path) -> None:
     """An old program would misread a new detector."""
     document = json.loads((copy / "detector.json").read_bytes())
-    (copy / "detector.json").write_text(json.dumps(document | {"format_version": 6}))
-    with pytest.raises(DetectorFileError, match=r"detector.json: format_version 6 is newer than 5.*upgrade"):
+    (copy / "detector.json").write_text(json.dumps(document | {"format_version": 7}))
+    with pytest.raises(DetectorFileError, match=r"detector.json: format_version 7 is newer than 6.*upgrade"):
         Detector.load(copy, device="cpu")
 
 

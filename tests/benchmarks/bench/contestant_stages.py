@@ -30,6 +30,8 @@ from tests.benchmarks.bench.serving import serve
 
 CHUNK = 256
 FETCH_THREADS = 8
+PHOTO_PX = 2000
+PHOTO_NOISE = 3  # grey levels of 255
 
 
 def measured(n_images: int, work: Callable[[], object]) -> dict[str, float]:
@@ -107,6 +109,24 @@ def prepare(folder: str, n_images: int, defective_share: float) -> dict[str, flo
     """Decoding, quality gate and recipe."""
     config, files = detector(folder).config, data(n_images, defective_share)
     return measured(len(files), lambda: [prepare_image(file, config.recipe, config.quality) for file in files])
+
+
+@cache
+def photos(n_images: int) -> list[bytes]:
+    """JPEG files of `PHOTO_PX` a side as an industrial camera makes them: cells, enlarged, with a sensor's noise."""
+    rng, files = np.random.default_rng(0), []
+    for data_of_cell in data(n_images, 0.0):
+        cell = cv2.resize(read_image(data_of_cell), (PHOTO_PX, PHOTO_PX), interpolation=cv2.INTER_CUBIC)
+        noisy = np.clip(cell + rng.normal(0, PHOTO_NOISE, cell.shape), 0, 255).astype(np.uint8)
+        files.append(cv2.imencode(".jpg", noisy, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+    return files
+
+
+def prepare_photos(folder: str, n_images: int, reduced: bool) -> dict[str, float]:
+    """Decoding, quality gate and recipe of large JPEG files."""
+    config, files = detector(folder).config, photos(n_images)
+    recipe = config.recipe.model_copy(update={"reduced_jpeg": reduced})
+    return measured(len(files), lambda: [prepare_image(file, recipe, config.quality) for file in files])
 
 
 def score(folder: str, n_images: int, defective_share: float) -> dict[str, float]:
@@ -202,5 +222,5 @@ def _fresh_database(url: str) -> str:
 
 
 if __name__ == "__main__":
-    jobs = (listing, fetch, digest, decode, prepare, score, overlay, store, set_threads)
+    jobs = (listing, fetch, digest, decode, prepare, prepare_photos, score, overlay, store, set_threads)
     serve({job.__name__: job for job in jobs})

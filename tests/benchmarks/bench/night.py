@@ -32,6 +32,7 @@ Say = Callable[[str], None]
 SERVER_STAGE = "S3 server"
 OVERLAY_STAGE = "overlay + PUT of a flagged image"
 OVERLAYS = 32
+PHOTOS = 16
 AT_ONCE = ("S3 GET", "SHA-256", "decode", "decode + gate + recipe", "networks + both heads", OVERLAY_STAGE)
 """Stages that several processes can carry out at once."""
 END_TO_END = "end to end, S3 to report store"
@@ -65,12 +66,15 @@ def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, Stages, 
     day = plant.new_day(plan.stage_images, plan.defective_share).isoformat()
     n, share, folder = plan.stage_images, plan.defective_share, str(plant.detector)
     images = {"n_images": n, "defective_share": share}
+    photos = {"folder": folder, "n_images": min(PHOTOS, n)}
     jobs: dict[str, tuple[str, dict[str, object]]] = {
         "list": ("listing", {"day": day}),
         "S3 GET": ("fetch", {"day": day, "n_images": n}),
         "SHA-256": ("digest", images),
         "decode": ("decode", images),
         "decode + gate + recipe": ("prepare", {"folder": folder, **images}),
+        "the same, JPEG of 2,000 px, all pixels": ("prepare_photos", {**photos, "reduced": False}),
+        "the same, JPEG of 2,000 px, reduced": ("prepare_photos", {**photos, "reduced": True}),
         "networks + both heads": ("score", {"folder": folder, **images}),
         OVERLAY_STAGE: ("overlay", {"folder": folder, **images, "flagged": min(OVERLAYS, n)}),
         "report store, SQLite": ("store", {"url": f"sqlite:///{plant.folder}/stage.db", "n_images": n}),
@@ -114,7 +118,7 @@ def _together(answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _has_size(name: str) -> bool:
-    return any(word in name for word in ("recipe", "heads", "overlay"))
+    return any(word in name for word in ("recipe", "JPEG", "heads", "overlay"))
 
 
 def _of_an_image(medians: Mapping[str, float], server: float) -> dict[str, float]:
