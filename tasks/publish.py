@@ -67,8 +67,10 @@ def night_report(
     scores = systems.store.scores_of_window(
         run.line, run.window_start, run.window_end, run.model_version, run.calibration_id
     )
-    present = {(image.key, image.etag) for image in listing.images}
-    scores = scores[[pair in present for pair in zip(scores["key"], scores["etag"], strict=True)]]
+    etags = {image.key: image.etag for image in listing.images}
+    present = [etags.get(key) == etag for key, etag in zip(scores["key"], scores["etag"], strict=True)]
+    scores = scores if all(present) else scores[present]
+    del etags, present  # what follows takes memory as well
     line = systems.line
     return NightReport(
         line=line.line,

@@ -158,8 +158,8 @@ class NightReport:
 
     @property
     def judged(self) -> pd.DataFrame:
-        """The images with a score: verdict ok or flagged."""
-        return self.scores[self.scores["verdict"] != "unusable"]
+        """Part, verdict and normalised score of the images that have one: verdict ok or flagged."""
+        return self.scores.loc[self.scores["verdict"] != "unusable", ["part", "verdict", "normalised_score"]]
 
     @property
     def unusable(self) -> pd.DataFrame:

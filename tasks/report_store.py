@@ -852,19 +852,16 @@ class ReportStore:
         """The rows as a table of plain objects, so that a missing text stays None; `dtypes` where given."""
         names = query.selected_columns.keys()
 
-        def read(connection: sa.Connection) -> list[list[Any]]:
-            columns: list[list[Any]] = [[] for _ in names]
+        def read(connection: sa.Connection) -> list[list["pd.Series[Any]"]]:
+            columns = [[_series(name, [], dtypes)] for name in names]
             for rows in connection.execute(query).partitions(_ROWS_AT_ONCE):
-                for column, values in zip(columns, zip(*rows, strict=True), strict=True):
-                    column.extend(_shared(values))
+                for name, column, values in zip(names, columns, zip(*rows, strict=True), strict=True):
+                    column.append(_series(name, _shared(values), dtypes))
             return columns
 
-        # column by column: a night's rows twice in memory would show
+        # in pieces and column by column: a night's rows twice in memory, or each number as an object, would show
         columns = self._read(read)
-        frame = pd.DataFrame({name: pd.Series(columns.pop(0), dtype=object) for name in names})
-        if "captured_at" in frame:
-            frame["captured_at"] = pd.to_datetime(frame["captured_at"], utc=True).dt.as_unit("us")
-        return frame.astype(dtypes)
+        return pd.DataFrame({name: pd.concat(columns.pop(0), ignore_index=True) for name in names})
 
     @property
     def _file(self) -> Path | None:
@@ -887,6 +884,13 @@ class ReportStore:
         if revision == script.get_current_head():
             return "current"
         return "older" if revision in {known.revision for known in script.walk_revisions()} else "newer"
+
+
+def _series(name: str, values: Sequence[Any], dtypes: dict[str, str]) -> "pd.Series[Any]":
+    """A piece of a column of a table."""
+    if name == "captured_at":
+        return pd.to_datetime(pd.Series(values, dtype=object), utc=True).dt.as_unit("us")
+    return pd.Series(values, dtype=object).astype(dtypes.get(name, "object"))
 
 
 def _shared(values: Sequence[Any]) -> Sequence[Any]:

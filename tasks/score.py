@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 
 from ganomaly import Detector, ImageScore
 from ganomaly.heatmap import draw_overlay
+from ganomaly.memory import give_back_freed_memory
 from ganomaly.preparation import read_image
 from tasks.accounting import RunCounts
 from tasks.claims import Claimed, claim, scoring_by
@@ -183,6 +184,7 @@ def score_shard(
             done += chunk.size
             flagged = run.counts.flagged
             logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), flagged)
+    give_back_freed_memory()
     return held
 
 

@@ -28,3 +28,29 @@ def test_a_batch_reuses_the_memory_of_the_one_before() -> None:
     """Each batch would have the system clear thousands of pages: up to a third of the time goes there."""
     done = subprocess.run([sys.executable, "-c", SCORE], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 500  # it would be over 1,500
+
+
+HOLES = """
+import ctypes
+from ganomaly.memory import give_back_freed_memory, keep_freed_memory
+
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+
+keep_freed_memory()
+blocks = [bytearray(100_000) for _ in range(3000)]
+for number in range(0, 3000, 30):
+    blocks[number] = bytes(blocks[number])  # what stays in use lies among the rest
+kept = blocks[::30]
+del blocks
+before = resident_mb()
+give_back_freed_memory()
+print(before - resident_mb())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told")
+def test_freed_memory_between_what_is_in_use_goes_back() -> None:
+    """A night of a million images would grow by gigabytes."""
+    done = subprocess.run([sys.executable, "-c", HOLES], check=True, capture_output=True, text=True)
+    assert float(done.stdout) > 200  # of 300 MB
