@@ -101,6 +101,8 @@ def decode_reduced(
     if header.jpeg_components in _REDUCED:
         sides = header.width_px, header.height_px
         times = min(reduction(*sides), reduction(*reversed(sides)))
+        if sides[0] != sides[1] and -(-sides[0] // times) == -(-sides[1] // times):
+            times = 1  # nearly square: afterwards nothing would tell whether the image was turned
         flags = _REDUCED[header.jpeg_components].get(times, flags)
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -14,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import cv2
 
+from ganomaly.cores import usable_cores
 from ganomaly.preparation import Prepared, prepare_image
 from ganomaly.quality import QualityGate
 from ganomaly.recipe import Recipe
@@ -77,9 +77,8 @@ class FetchPool:
 
     A thread does all that one image needs, since whoever takes over from another thread waits for the interpreter
     first. Fetching waits for the server, the rest computes. Threads beyond those that the waiting calls for only take
-    the interpreter from each other, which costs a tenth of a night's speed on a bucket that answers at once. How long
-    the one and the other take is learned all the time. It is always the same threads that rest, because each that works
-    has memory of its own.
+    the interpreter from each other. How long the one and the other take is learned all the time. It is always the same
+    threads that rest, because each that works has memory of its own.
 
     Args:
         threads: at most, and at first: the bucket may be far away.
@@ -91,7 +90,7 @@ class FetchPool:
 
     def __init__(self, threads: int, cores: int | None = None) -> None:
         self._most = threads
-        self._cores = cores or _usable_cores()
+        self._cores = cores or usable_cores()
         self._changed = threading.Condition()
         self._chunks: deque[_Chunk[Any]] = deque()
         self._took: list[_Took] = []
@@ -208,10 +207,6 @@ class FetchPool:
         """Wait, after `end`, until no thread works any more."""
         for thread in self._threads:
             thread.join()
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

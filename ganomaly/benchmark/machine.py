@@ -1,6 +1,5 @@
 """Where a row was made: what a reader needs to judge a duration."""
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 
+from ganomaly.cores import usable_cores
 from ganomaly.detector import pick_device
 
 
@@ -40,7 +40,7 @@ def describe_machine(device: str) -> Machine:
     return Machine(
         device=picked.type,
         cpu=_cpu(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cores(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name(picked) if picked.type == "cuda" else "",
         python=platform.python_version(),

@@ -65,6 +65,12 @@ def test_pixels_become_fewer(times: int, shape: tuple[int, int]) -> None:
     assert full_size == (HEIGHT, WIDTH)
 
 
+def test_a_nearly_square_image_that_was_turned() -> None:
+    """Width and height would be exchanged, and a region at the border be outside."""
+    pixels, full_size = decode_reduced(jpeg(photo(1201, 1202), 6), Recipe().reduction)
+    assert pixels.shape == full_size == (1202, 1201)
+
+
 def test_other_files_keep_all_pixels() -> None:
     """OpenCV would decode everything, then shrink it worse than the recipe does."""
     png = cv2.imencode(".png", photo(60, 80))[1].tobytes()

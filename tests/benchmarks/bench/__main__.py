@@ -3,7 +3,6 @@
 python -m tests.benchmarks.bench --help
 """
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ganomaly.cores import usable_cores
 from tests.benchmarks.bench import charts, networks, night
 from tests.benchmarks.bench.contest import ROOT, ContestantError, contestants
 from tests.benchmarks.bench.machine import describe
@@ -63,7 +63,7 @@ def main(
         folder=out,
         workloads=workloads,
         sizes_px=tuple(size or (32, 64, 128, 256)),
-        threads=tuple(threads or (_cores(),)),
+        threads=tuple(threads or (usable_cores(),)),
         rounds=rounds,
         seconds=seconds,
         images=images,
@@ -191,10 +191,6 @@ def draw(folder: Path, rows: Sequence[Row], stages: Stages | None) -> list[str]:
         charts.draw_stages(stages, folder / charts.STAGES_PICTURE)
         names.append(charts.STAGES_PICTURE)
     return names
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

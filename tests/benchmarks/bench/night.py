@@ -8,7 +8,6 @@ as they do in a night, than it does alone, so the last bound takes the stages as
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ganomaly.cores import usable_cores
 from tests.benchmarks.bench.contest import ANOMALIB, OURS, ROOT, Contestant, ContestantError, environment
 from tests.benchmarks.bench.data import folder_of_files
 from tests.benchmarks.bench.plan import Plan
@@ -81,8 +81,10 @@ def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, Stages, 
     }
     command = [sys.executable, "-m", "tests.benchmarks.bench.contestant_stages"]
     log = plant.folder / "logs" / "stages.log"
-    with _postgres() as url, ExitStack() as stack, ThreadPoolExecutor(_cores()) as askers:
-        cast = [stack.enter_context(Contestant(OURS, command, 1, log, plant.environment(1))) for _ in range(_cores())]
+    with _postgres() as url, ExitStack() as stack, ThreadPoolExecutor(usable_cores()) as askers:
+        cast = [
+            stack.enter_context(Contestant(OURS, command, 1, log, plant.environment(1))) for _ in range(usable_cores())
+        ]
         if url is not None:
             jobs["report store, PostgreSQL"] = ("store", {"url": url, "n_images": n})
         alone: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
@@ -155,13 +157,13 @@ def whole_night(plan: Plan, plant: Plant, alone: Stages, at_once: Stages, say: S
     rows = [_night_row(END_TO_END, OURS, speed, plan, night, note)]
     rows.append(_night_row(END_TO_END, "ours, the flow's tasks alone", inside, plan, night, "without Prefect's start"))
     for stages, with_server, name in (
-        (alone, False, f"bound, {_cores()} cores"),
-        (alone, True, f"bound, {_cores()} cores, with the S3 server's share"),
-        (at_once, True, f"bound, {_cores()} cores that are all busy, with the S3 server's share"),
+        (alone, False, f"bound, {usable_cores()} cores"),
+        (alone, True, f"bound, {usable_cores()} cores, with the S3 server's share"),
+        (at_once, True, f"bound, {usable_cores()} cores that are all busy, with the S3 server's share"),
     ):
-        bound = stages.bound(_cores(), with_server=with_server)
+        bound = stages.bound(usable_cores(), with_server=with_server)
         text = f"{100 * speed / bound:.0f} % of it reached, {100 * inside / bound:.0f} % by the tasks alone"
-        rows.append(row_of(END_TO_END, name, "images/s", [bound], cpu_ms=1000 * _cores() / bound, note=text))
+        rows.append(row_of(END_TO_END, name, "images/s", [bound], cpu_ms=1000 * usable_cores() / bound, note=text))
     rows += _costs(plan, night)
     text = f"flow {again.answer['flow_s']:.1f} s, start of Python and imports {again.answer['started_s']:.1f} s"
     rows.append(
@@ -283,7 +285,3 @@ def _postgres() -> Iterator[str | None]:
             yield f"{cluster.server}/postgres"
         finally:
             cluster.stop("immediate")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
