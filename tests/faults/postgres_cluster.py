@@ -41,6 +41,15 @@ class Cluster:
         self._call("pg_ctl", "-w", "-m", mode, "stop")
 
     @contextmanager
+    def down(self) -> Iterator[None]:
+        """Not there for as long as the block takes."""
+        self.stop("fast")
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
     def away(self, seconds: float, mode: str = "fast") -> Iterator[None]:
         """Not there for some seconds from now on; there again at the end."""
         self.stop(mode)

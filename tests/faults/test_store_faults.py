@@ -159,7 +159,7 @@ def test_a_database_that_is_away_for_some_seconds(cluster: Cluster, url: str) ->
 )
 def test_a_database_that_stays_away(cluster: Cluster, url: str) -> None:
     """Broken if a run waits for ever, or says something that an operator cannot use, or shows a password."""
-    with ReportStore(url, patience_s=1) as store, cluster.away(3), pytest.raises(ReportStoreError) as caught:
+    with ReportStore(url, patience_s=1) as store, cluster.down(), pytest.raises(ReportStoreError) as caught:
         store.end_dead_runs("cells")
     shown = f"report store postgresql\\+psycopg://inspection:\\*\\*\\*@127.0.0.1:{cluster.port}/test_"
     assert caught.match(rf"{shown}\w+: away for \d+ s \(.*refused.*\); see that .* then run the same command again")
