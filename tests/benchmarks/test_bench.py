@@ -18,7 +18,7 @@ from ganomaly.networks import NetworkConfig
 from tasks.lines import LineConfig
 from tests.benchmarks import gpu_check
 from tests.benchmarks.bench.authors import AuthorsTraining, score
-from tests.benchmarks.bench.contest import AUTHORS, OURS, ROOT, Contestant, ContestantError, environment
+from tests.benchmarks.bench.contest import AUTHORS, FULL, OURS, ROOT, Contestant, ContestantError, environment
 from tests.benchmarks.bench.data import cell_files, lay_out_day, mixed
 from tests.benchmarks.bench.night import SERVER_STAGE, Stages
 from tests.benchmarks.bench.processes import watching
@@ -148,11 +148,15 @@ def test_gpu_check_fails_where_results_differ(monkeypatch: pytest.MonkeyPatch) -
 def test_quick_run_measures_the_contest(tmp_path: Path) -> None:
     """Broken if the benchmark does not run, or loses a contestant or a ratio on the way to its table."""
     command = [sys.executable, "-m", "tests.benchmarks.bench", "--quick", "--threads", "1", "--out", str(tmp_path)]
-    only = ["--only", "training", "--only", "scoring"]
+    only = ["--only", "training", "--only", "accuracy", "--only", "scoring"]
     subprocess.run([*command, *only], check=True, cwd=ROOT, env=environment(1), capture_output=True, timeout=120)
     frame = pd.read_parquet(tmp_path / "bench.parquet")
-    assert set(frame["workload"]) == {"training step", "scoring, networks"}
-    theirs = frame[frame["contestant"] == AUTHORS]
+    assert set(frame["workload"]) == {"training step", "accuracy after equal training", "scoring, networks"}
+    accuracy = frame[frame["unit"] == "AUROC"].set_index("contestant")["median"]
+    assert list(accuracy.index) == [OURS, FULL, AUTHORS]
+    assert (accuracy[[OURS, AUTHORS]] > 0).all()
+    assert 0.8 < accuracy[FULL] < 1  # after one epoch
+    theirs = frame[(frame["contestant"] == AUTHORS) & (frame["unit"] != "AUROC")]
     assert len(theirs) == 2
     assert (theirs["ratio"] > 0).all()
     assert (frame[frame["contestant"] == OURS]["median"] > 0).all()

@@ -20,6 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ganomaly.cores import usable_cores
 from tests.benchmarks.bench import charts, networks, night
+from tests.benchmarks.bench.accuracy import accuracy
 from tests.benchmarks.bench.contest import ROOT, ContestantError, contestants
 from tests.benchmarks.bench.machine import describe
 from tests.benchmarks.bench.night import Say, Stages
@@ -29,7 +30,12 @@ from tests.benchmarks.bench.results import markdown, write
 from tests.benchmarks.bench.rows import Row
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-CONTESTS = {"training": networks.training, "scoring": networks.scoring, "latency": networks.latency}
+CONTESTS = {
+    "training": networks.training,
+    "accuracy": accuracy,
+    "scoring": networks.scoring,
+    "latency": networks.latency,
+}
 
 
 @app.command(help=__doc__)
@@ -42,6 +48,9 @@ def main(
     seconds: Annotated[float, typer.Option(help="Seconds of one measurement, at least.")] = 2.0,
     images: Annotated[int, typer.Option(help="Images of the night.")] = 20_000,
     night_px: Annotated[int, typer.Option(help="Network input of the night and of anomalib's engine.")] = 64,
+    accuracy_px: Annotated[list[int] | None, typer.Option(help="Inputs where AUROC is compared; default 32.")] = None,
+    accuracy_epochs: Annotated[int, typer.Option(min=1, help="Epochs of each training there.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds each contestant is trained with there.")] = 3,
     engine_images: Annotated[int, typer.Option(help="Images that anomalib's engine predicts.")] = 600,
     growth: Annotated[list[int] | None, typer.Option(help="Nights of so many images show how cost grows.")] = None,
     growth_px: Annotated[int, typer.Option(help="Side of those images; 0: as the camera made them.")] = 0,
@@ -68,6 +77,9 @@ def main(
         seconds=seconds,
         images=images,
         night_px=night_px,
+        accuracy_px=tuple(accuracy_px or (32,)),
+        accuracy_epochs=accuracy_epochs,
+        seeds=seeds,
         engine_images=engine_images,
         growth=tuple(growth or ()),
         growth_px=growth_px,
@@ -102,6 +114,9 @@ def quickly(plan: Plan) -> Plan:
         rounds=1,
         seconds=0.1,
         night_px=32,
+        accuracy_px=(32,),
+        accuracy_epochs=1,
+        seeds=1,
         images=min(plan.images, 60),
         stage_images=32,
         keys=min(plan.keys, 2000),

@@ -17,6 +17,9 @@ ROOT = HERE.parents[2]
 OURS, AUTHORS, ANOMALIB = "ours", "the authors' way, plain fp32", "anomalib"
 """Names of the contestants in tables."""
 
+FULL = f"{OURS}, both heads"
+"""Ours with its default score instead of the paper's."""
+
 
 class ContestantError(RuntimeError):
     """A contestant could not do a job."""

@@ -19,9 +19,10 @@ from anomalib.models import Ganomaly
 from anomalib.models.image.ganomaly.loss import DiscriminatorLoss, GeneratorLoss
 from anomalib.models.image.ganomaly.torch_model import GanomalyModel
 from lightning.pytorch.callbacks import Callback
-from serving import run_for, serve, time_each
+from serving import run_for, serve, shuffled_batches, time_each
 
 LATENT_SIZE, FEATURES = 100, 64
+SCORING_BATCH = 32
 
 
 class Stopwatch(Callback):
@@ -39,10 +40,15 @@ class Stopwatch(Callback):
     on_train_start, on_train_end = on_predict_start, on_predict_end
 
 
+def as_input(pixels: np.ndarray) -> torch.Tensor:
+    """Prepared images, uint8 (N, S, S, 1), as float32 (N, 1, S, S) in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
+
+
 @cache
 def images(path: str) -> torch.Tensor:
-    """Prepared images of a file of uint8 (N, S, S, 1) as float32 (N, 1, S, S) in [-1, 1]."""
-    return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
+    """Prepared images of a file."""
+    return as_input(np.load(path))
 
 
 def new_model(size_px: int) -> GanomalyModel:
@@ -53,7 +59,12 @@ def new_model(size_px: int) -> GanomalyModel:
 @cache
 def training(size_px: int) -> Any:
     """One training step of anomalib, on images (B, 1, S, S)."""
-    model = new_model(size_px).train()
+    return step_of(new_model(size_px))
+
+
+def step_of(model: GanomalyModel) -> Any:
+    """One training step of a model, on images (B, 1, S, S)."""
+    model.train()
     loss_g, loss_d = GeneratorLoss(), DiscriminatorLoss()
     optimiser_d = torch.optim.Adam(model.discriminator.parameters(), 2e-4, (0.5, 0.999))
     optimiser_g = torch.optim.Adam(model.generator.parameters(), 2e-4, (0.5, 0.999))
@@ -103,6 +114,22 @@ def score(path: str, n_images: int, batch: int, seconds: float) -> dict[str, flo
         return len(x)
 
     return run_for(seconds, step)
+
+
+def train_and_score(path: str, scores: str, epochs: int, batch: int, seed: int) -> dict[str, float]:
+    """Train on the file's split and write the raw scores of its test images."""
+    torch.manual_seed(seed)
+    with np.load(path) as file:
+        train, test = as_input(file["train"]), as_input(file["test"])
+    model = new_model(train.shape[-1])
+    step = step_of(model)
+    for numbers in shuffled_batches(len(train), batch, epochs, seed):
+        step(train[numbers])
+    model.eval()
+    with torch.inference_mode():
+        raw = torch.cat([model(part).pred_score for part in test.split(SCORING_BATCH)])
+    np.savez(scores, distance=raw.numpy())
+    return {}
 
 
 @torch.inference_mode()
@@ -168,6 +195,7 @@ if __name__ == "__main__":
             "set_threads": set_threads,
             "train_step": train_step,
             "score": score,
+            "train_and_score": train_and_score,
             "latency": latency,
             "predict": predict,
             "fit": fit,

@@ -63,6 +63,20 @@ def score(path: str, n_images: int, method: str, seconds: float) -> dict[str, fl
     return run_for(seconds, step)
 
 
+def train_and_score(path: str, scores: str, epochs: int, batch: int, seed: int) -> dict[str, float]:
+    """Train on the file's split and write the raw scores of its test images, the networks' and that of both heads."""
+    with np.load(path) as images:
+        settings = {"epochs": epochs, "batch_size": batch, "seed": seed}
+        config = config_of(images["train"].shape[1], "fused").model_dump() | {"training": settings}
+        made = Detector(DetectorConfig.model_validate(config), device="cpu")
+        for _ in made.train(images["train"]):
+            pass
+        made.calibrate(np.concatenate([images["train"], images["fit"]]), images["calibrate"])
+        found = made.raw_scores_by_method(images["test"])
+    np.savez(scores, **{"distance": found["paper"], "both heads": found["fused"]})
+    return {}
+
+
 def latency(path: str, method: str, times: int) -> dict[str, float]:
     """One prepared image at a time."""
     image, made = pixels(path)[:1], detector(path, method)
@@ -88,6 +102,7 @@ if __name__ == "__main__":
             "set_threads": set_threads,
             "train_step": train_step,
             "score": score,
+            "train_and_score": train_and_score,
             "latency": latency,
             "latency_of_file": latency_of_file,
         }

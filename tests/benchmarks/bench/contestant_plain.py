@@ -8,15 +8,21 @@ import torch
 
 from tests.benchmarks.bench.authors import AuthorsTraining, Generator, draw_weights
 from tests.benchmarks.bench.authors import score as authors_score
-from tests.benchmarks.bench.serving import run_for, serve, time_each
+from tests.benchmarks.bench.serving import run_for, serve, shuffled_batches, time_each
 
 LATENT_SIZE, FEATURES = 100, 64
+SCORING_BATCH = 32
+
+
+def as_input(pixels: np.ndarray) -> torch.Tensor:
+    """Prepared images, uint8 (N, S, S, 1), as float32 (N, 1, S, S) in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
 
 
 @cache
 def images(path: str) -> torch.Tensor:
-    """Prepared images of a file of uint8 (N, S, S, 1) as float32 (N, 1, S, S) in [-1, 1]."""
-    return torch.from_numpy(np.load(path)).permute(0, 3, 1, 2).float().div(127.5).sub(1.0).contiguous()
+    """Prepared images of a file."""
+    return as_input(np.load(path))
 
 
 @cache
@@ -55,6 +61,20 @@ def score(path: str, n_images: int, batch: int, seconds: float) -> dict[str, flo
     return run_for(seconds, step)
 
 
+def train_and_score(path: str, scores: str, epochs: int, batch: int, seed: int) -> dict[str, float]:
+    """Train on the file's split and write the raw scores of its test images."""
+    torch.manual_seed(seed)
+    with np.load(path) as file:
+        train, test = as_input(file["train"]), as_input(file["test"])
+    made = AuthorsTraining(train.shape[-1], 1, FEATURES, LATENT_SIZE)
+    for numbers in shuffled_batches(len(train), batch, epochs, seed):
+        made.step(train[numbers])
+    generator = made.generator.eval()
+    raw = torch.cat([authors_score(generator, part) for part in test.split(SCORING_BATCH)])
+    np.savez(scores, distance=raw.numpy())
+    return {}
+
+
 def latency(path: str, times: int) -> dict[str, float]:
     """One image at a time."""
     x = images(path)[:1]
@@ -69,4 +89,5 @@ def set_threads(threads: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve({"set_threads": set_threads, "train_step": train_step, "score": score, "latency": latency})
+    jobs = (set_threads, train_step, score, train_and_score, latency)
+    serve({job.__name__: job for job in jobs})

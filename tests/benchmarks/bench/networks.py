@@ -4,15 +4,14 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tests.benchmarks.bench.contest import ANOMALIB, AUTHORS, OURS, Contestant, Entry, compete
+from tests.benchmarks.bench.contest import ANOMALIB, AUTHORS, FULL, OURS, Contestant, Entry, compete
 from tests.benchmarks.bench.data import cell_files, prepared_file
 from tests.benchmarks.bench.plan import SCORED, SCORING_BATCH, TRAINING_BATCH, Plan
 from tests.benchmarks.bench.rows import Row, ratios_of, row_of
 
 Say = Callable[[str], None]
 
-FULL = f"{OURS}, both heads"
-FILE = f"{OURS}, both heads, from file to verdict"
+FILE = f"{FULL}, from file to verdict"
 LATENCY_TIMES = 30
 PREPARED = 256
 

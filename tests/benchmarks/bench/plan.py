@@ -12,7 +12,7 @@ SCORED = {32: 256, 64: 256, 128: 64, 256: 32}
 SCORING_BATCH = 32
 """Images per pass of the contestants that leave it to the caller: anomalib's default, and what the detector takes."""
 
-WORKLOADS = ("training", "scoring", "latency", "stages", "anomalib", "night", "growth", "keys")
+WORKLOADS = ("training", "accuracy", "scoring", "latency", "stages", "anomalib", "night", "growth", "keys")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,9 @@ class Plan:
         seconds: at least, of one measurement.
         images: of the night.
         night_px: side of the network's input in the night and for anomalib's engine.
+        accuracy_px: sides of the network's input where AUROC is compared.
+        accuracy_epochs: of each contestant's training there.
+        seeds: so many, from 0 on; each trains all contestants once there.
         engine_images: that anomalib's engine predicts.
         stage_images: that each stage is measured with.
         growth: images of each night that shows how cost grows.
@@ -45,6 +48,9 @@ class Plan:
     seconds: float = 2.0
     images: int = 20_000
     night_px: int = 64
+    accuracy_px: tuple[int, ...] = (32,)
+    accuracy_epochs: int = 20
+    seeds: int = 3
     engine_images: int = 600
     stage_images: int = 1024
     growth: tuple[int, ...] = ()

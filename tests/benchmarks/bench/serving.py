@@ -5,10 +5,11 @@ anomalib's contestant runs in an environment of its own, so this module imports 
 
 import json
 import os
+import random
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Job = Callable[..., dict[str, float]]
@@ -49,6 +50,15 @@ def run_for(seconds: float, step: Callable[[], int]) -> dict[str, float]:
         "cpu_ms": 1000 * (time.process_time() - cpu) / images,
         "images": images,
     }
+
+
+def shuffled_batches(n_images: int, batch: int, epochs: int, seed: int) -> Iterator[list[int]]:
+    """Numbers of the images of each step; the batches of an epoch differ by one image at most."""
+    rng = random.Random(seed)
+    n_batches = max(1, round(n_images / batch))
+    for _ in range(epochs):
+        order = rng.sample(range(n_images), n_images)
+        yield from (sorted(order[first::n_batches]) for first in range(n_batches))
 
 
 def time_each(times: int, step: Callable[[], Any]) -> dict[str, float]:
