@@ -35,7 +35,7 @@ def give_back_freed_memory() -> None:
     """Have glibc give freed memory back to the system, wherever it lies; elsewhere nothing happens.
 
     Threads that score leave holes between what is in use, so that a process grows with the night although no more is
-    in use. The next batch has to ask for its memory again, so this is for the end of a shard, not of a batch.
+    in use. The next batch has to ask for its memory again, so this is for now and then, not for every batch.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

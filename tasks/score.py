@@ -33,6 +33,8 @@ from tasks.window import Window
 OVERLAY_MAX_SIDE_PX = 640
 OVERLAY_JPEG_QUALITY = 85
 OVERLAY_FAILED = "overlay_failed"
+CHUNKS_BETWEEN_GIVING_BACK = 8
+"""Freed memory goes back to the system after so many chunks: that takes 20 ms, and more until it is asked for anew."""
 
 
 class NoChampionError(ModelRegistryError):
@@ -179,11 +181,13 @@ def score_shard(
             is_stopping=is_stopping,
             abandon=pool.end,
         )
-        for chunk in committed:
+        for number_of_chunk, chunk in enumerate(committed, start=1):
             held += chunk.held
             done += chunk.size
             flagged = run.counts.flagged
             logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), flagged)
+            if number_of_chunk % CHUNKS_BETWEEN_GIVING_BACK == 0:
+                give_back_freed_memory()
     give_back_freed_memory()
     return held
 
