@@ -149,6 +149,12 @@ class Proxy(ThreadingHTTPServer):
         self.connections: set[socket.socket] = set()
         super().__init__(("127.0.0.1", port), Handler)
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection and remember it, to cut it."""
+        connection, address = super().get_request()
+        self.connections.add(connection)
+        return connection, address
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are what this is for."""
 
@@ -170,13 +176,12 @@ class Handler(BaseHTTPRequestHandler):
     server: Proxy
 
     def setup(self) -> None:
-        """Remember the connection, to cut it."""
+        """Make ready to ask the server."""
         super().setup()
-        self.server.connections.add(self.connection)
         self.upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
 
     def finish(self) -> None:
-        """Forget it."""
+        """Forget the connection."""
         self.server.connections.discard(self.connection)
         self.upstream.close()
         super().finish()
@@ -250,14 +255,15 @@ class Handler(BaseHTTPRequestHandler):
             _reset(self.connection)
 
     def _obey(self, body: bytes) -> None:
-        if self.path.startswith("/_refuse"):
-            self.server.refuse_s = float(parse_qs(urlsplit(self.path).query)["seconds"][0])
-            Thread(target=self.server.shutdown).start()
-        elif self.command == "PUT":
+        refuse = self.path.startswith("/_refuse")
+        if self.command == "PUT":
             self.server.faults.replace(json.loads(body))
         faults = self.server.faults
         text = json.dumps(faults.kinds if self.path.endswith("/kinds") else faults.done).encode()
         self.connection.sendall(_head(200, "OK", [("Content-Length", str(len(text)))]) + text)
+        if refuse:  # answered first: this connection is cut as well
+            self.server.refuse_s = float(parse_qs(urlsplit(self.path).query)["seconds"][0])
+            Thread(target=self.server.shutdown).start()
 
 
 def _reset(connection: socket.socket) -> None:
@@ -293,7 +299,7 @@ def _serve(port: int, upstream: str, faults: Faults) -> None:
             if start == 0:
                 print(f"http://127.0.0.1:{port}", flush=True)  # noqa: T201
             proxy.serve_forever(poll_interval=0.05)
-        proxy.cut_connections()
+            proxy.cut_connections()  # before anybody can see that new ones are refused
         time.sleep(proxy.refuse_s)
 
 
