@@ -1,7 +1,7 @@
 """Whether a faster training step still teaches as much: AUROC of all contestants, trained on the same images."""
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,9 @@ from ganomaly.config import DetectorConfig
 from ganomaly.protocols import elpv
 from tests.benchmarks.bench.contest import FULL, OURS, Contestant
 from tests.benchmarks.bench.data import LINE
+from tests.benchmarks.bench.networks import Say
 from tests.benchmarks.bench.plan import TRAINING_BATCH, Plan
 from tests.benchmarks.bench.rows import Row, row_of
-
-Say = Callable[[str], None]
 
 WORKLOAD = "accuracy after equal training"
 

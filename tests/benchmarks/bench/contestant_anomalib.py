@@ -22,7 +22,6 @@ from lightning.pytorch.callbacks import Callback
 from serving import run_for, serve, shuffled_batches, time_each
 
 LATENT_SIZE, FEATURES = 100, 64
-SCORING_BATCH = 32
 
 
 class Stopwatch(Callback):
@@ -127,7 +126,7 @@ def train_and_score(path: str, scores: str, epochs: int, batch: int, seed: int) 
         step(train[numbers])
     model.eval()
     with torch.inference_mode():
-        raw = torch.cat([model(part).pred_score for part in test.split(SCORING_BATCH)])
+        raw = torch.cat([model(part).pred_score for part in test.split(batch)])
     np.savez(scores, distance=raw.numpy())
     return {}
 

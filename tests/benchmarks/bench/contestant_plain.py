@@ -11,7 +11,6 @@ from tests.benchmarks.bench.authors import score as authors_score
 from tests.benchmarks.bench.serving import run_for, serve, shuffled_batches, time_each
 
 LATENT_SIZE, FEATURES = 100, 64
-SCORING_BATCH = 32
 
 
 def as_input(pixels: np.ndarray) -> torch.Tensor:
@@ -70,7 +69,7 @@ def train_and_score(path: str, scores: str, epochs: int, batch: int, seed: int) 
     for numbers in shuffled_batches(len(train), batch, epochs, seed):
         made.step(train[numbers])
     generator = made.generator.eval()
-    raw = torch.cat([authors_score(generator, part) for part in test.split(SCORING_BATCH)])
+    raw = torch.cat([authors_score(generator, part) for part in test.split(batch)])
     np.savez(scores, distance=raw.numpy())
     return {}
 
