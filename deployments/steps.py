@@ -1,7 +1,7 @@
 """Steps that `prefect deploy` runs; `prefect.yaml` names them."""
 
-from tasks.report_store import ReportStore
 from tasks.settings import Settings
+from tasks.store.store import ReportStore
 
 
 def upgrade_report_store() -> dict[str, str]:

@@ -5,15 +5,14 @@ from datetime import date
 from prefect import flow, runtime
 from prefect.logging import get_run_logger
 
-from tasks.accounting import IngestCounts
-from tasks.claims import wait_for_others
-from tasks.fetching import in_shards
-from tasks.handing_over import unsearched
-from tasks.ingest import drop_recorded, ingest_shard, ingesting
-from tasks.listing import list_window
-from tasks.naming import name_run
+from tasks.lines.window import window_of
+from tasks.night.accounting import IngestCounts
+from tasks.night.fetching import in_shards
+from tasks.night.ingest import drop_recorded, ingest_shard, ingesting
+from tasks.night.listing import list_window
+from tasks.steps import name_run, unsearched
+from tasks.store.lease import wait_for_others
 from tasks.systems import open_systems
-from tasks.window import window_of
 
 
 @flow(name="ingest-images", flow_run_name=name_run)

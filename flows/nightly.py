@@ -7,12 +7,12 @@ from prefect.logging import get_run_logger
 
 from flows.ingest_images import ingest_images
 from flows.score_batch import NightResult, score_batch
-from tasks.lookback import days_to_revisit
-from tasks.naming import name_run
-from tasks.run_record import FailedImagesError
-from tasks.score import NoChampionError
+from tasks.lines.window import last_production_date
+from tasks.night.lookback import days_to_revisit
+from tasks.night.score import NoChampionError
+from tasks.steps import name_run
+from tasks.store.run import FailedImagesError
 from tasks.systems import open_systems
-from tasks.window import last_production_date
 
 
 @flow(name="nightly", flow_run_name=name_run)

@@ -6,17 +6,16 @@ from datetime import date
 from prefect import flow, runtime
 from prefect.logging import get_run_logger
 
-from tasks.accounting import RunCounts
-from tasks.claims import wait_for_others
-from tasks.fetching import in_shards
-from tasks.handing_over import unsearched
-from tasks.listing import list_window
-from tasks.naming import name_run
-from tasks.publish import find_published, publish_report
-from tasks.run_record import find_unfinished, scoring_run
-from tasks.score import drop_scored, pin_model, score_shard
+from tasks.lines.window import window_of
+from tasks.night.accounting import RunCounts
+from tasks.night.fetching import in_shards
+from tasks.night.listing import list_window
+from tasks.night.score import drop_scored, pin_model, score_shard
+from tasks.report.publish import find_published, publish_report
+from tasks.steps import name_run, unsearched
+from tasks.store.lease import wait_for_others
+from tasks.store.run import find_unfinished, scoring_run
 from tasks.systems import open_systems
-from tasks.window import window_of
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,17 @@ from datetime import date
 from prefect import flow
 from prefect.logging import get_run_logger
 
-from tasks.artifacts import show_markdown
-from tasks.handing_over import unsearched
+from tasks.lines.window import Window
+from tasks.steps import show_markdown, unsearched
 from tasks.systems import open_systems
-from tasks.train import TrainedModel, assign_alias, choose_normal_images, take_snapshot, train_detector, with_overrides
-from tasks.window import Window
+from tasks.training.train import (
+    TrainedModel,
+    assign_alias,
+    choose_normal_images,
+    take_snapshot,
+    train_detector,
+    with_overrides,
+)
 
 
 @flow(name="train-ganomaly", flow_run_name="train {line}")

@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ganomaly.calibration import Calibration
     from ganomaly.config import DetectorConfig, load_config
     from ganomaly.detector import Detector, ImageScore
     from ganomaly.errors import (
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         TrainingDataError,
         TrainingDivergedError,
     )
+    from ganomaly.scoring.calibration import Calibration
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Calibration": "calibration",
+    "Calibration": "scoring.calibration",
     "ConfigError": "errors",
     "Detector": "detector",
     "DetectorConfig": "config",

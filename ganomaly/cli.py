@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ganomaly import Detector, DetectorConfig, ImageScore
-    from ganomaly.preparation import Prepared
+    from ganomaly.images.preparation import Prepared
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -193,7 +193,7 @@ def _settings(file: Path | None, epochs: int | None, seed: int | None) -> "Detec
 
 
 def _parts(images: Sequence[Path], pattern: str) -> list[str]:
-    from ganomaly.splits import parts_from_names
+    from ganomaly.parts.roles import parts_from_names
 
     return parts_from_names([path.as_posix() for path in images], pattern)
 
@@ -204,8 +204,8 @@ def _fit(
     import numpy as np
 
     from ganomaly import Detector
-    from ganomaly.baseline_check import check_against_baselines
-    from ganomaly.splits import ROLES, plan_roles
+    from ganomaly.evaluation.baseline_check import check_against_baselines
+    from ganomaly.parts.roles import ROLES, plan_roles
 
     root = folder if folder.is_dir() else folder.parent
     detector = Detector(config, device=device, snapshot_id=_snapshot_id(root, images))
@@ -298,8 +298,8 @@ def _overlay_path(folder: Path, path: Path) -> Path:
 def _write_overlay(detector: "Detector", source: Path, pixels: "NDArray[np.uint8]", target: Path) -> None:
     import cv2
 
-    from ganomaly.heatmap import draw_overlay
-    from ganomaly.preparation import read_image
+    from ganomaly.images.preparation import read_image
+    from ganomaly.scoring.heatmap import draw_overlay
 
     image = read_image(source)
     heat = detector.config.recipe.to_image_pixels(detector.heat_maps(pixels[None])[0], image.shape)
@@ -316,7 +316,7 @@ def _score_summary(detector: "Detector", counts: Counter[str], others: int, outp
 
 
 def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
-    from ganomaly.detector_files import CALIBRATION_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
+    from ganomaly.saving import CALIBRATION_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
 
     calibration, config = detector.calibration, detector.config
     assert calibration is not None
@@ -351,7 +351,7 @@ def _as_text(value: object) -> str:
 
 
 def _check_output(folder: Path, *, overwrite: bool) -> None:
-    from ganomaly.detector_files import DESCRIPTION_FILE
+    from ganomaly.saving import DESCRIPTION_FILE
 
     if folder.exists() and not folder.is_dir():
         raise UsageProblemError(f"{folder}: is a file; give a new folder for the detector")

@@ -6,14 +6,14 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from ganomaly.calibration import CalibrationConfig
 from ganomaly.errors import ConfigError
-from ganomaly.models import ModelConfig
-from ganomaly.networks import NetworkConfig
-from ganomaly.quality import QualityGate
-from ganomaly.recipe import Recipe
-from ganomaly.scores import ScoreConfig
-from ganomaly.training import TrainingConfig
+from ganomaly.images.quality import QualityGate
+from ganomaly.images.recipe import Recipe
+from ganomaly.networks.build import ModelConfig
+from ganomaly.networks.layers import NetworkConfig
+from ganomaly.networks.training import TrainingConfig
+from ganomaly.scoring.calibration import CalibrationConfig
+from ganomaly.scoring.score import ScoreConfig
 
 
 class DetectorConfig(BaseModel):

@@ -14,22 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ganomaly.calibration import Calibration
+from ganomaly.acceleration.memory import keep_freed_memory
+from ganomaly.acceleration.precision import Precision, arithmetic, choose_precision
+from ganomaly.acceleration.scoring_networks import for_scoring
 from ganomaly.config import DetectorConfig
-from ganomaly.detector_files import SavedDetector, read_files, write_files
 from ganomaly.errors import DetectorFileError
-from ganomaly.global_head import GROUPS
-from ganomaly.heads import FOLDS, UNSAMPLED, Heads, HeadsFitting
-from ganomaly.heatmap import HeatMapStatistics, smooth
-from ganomaly.memory import keep_freed_memory
-from ganomaly.models import Judgement, Model, build_model
-from ganomaly.models.base import Wanted
-from ganomaly.precision import Precision, arithmetic, choose_precision
-from ganomaly.preparation import ImageSource, Prepared, prepare_image, prepare_images
-from ganomaly.scores import GaussianScore, residual_map
-from ganomaly.scoring_networks import for_scoring
-from ganomaly.splits import ROLES, plan_roles
-from ganomaly.training import EpochStats, to_input, train
+from ganomaly.images.preparation import ImageSource, Prepared, prepare_image, prepare_images
+from ganomaly.networks.build import Judgement, Model, build_model
+from ganomaly.networks.model import Wanted
+from ganomaly.networks.training import EpochStats, to_input, train
+from ganomaly.parts.roles import ROLES, plan_roles
+from ganomaly.saving import SavedDetector, read_files, write_files
+from ganomaly.scoring.calibration import Calibration
+from ganomaly.scoring.global_neighbours import GROUPS
+from ganomaly.scoring.heads import FOLDS, UNSAMPLED, Heads, HeadsFitting
+from ganomaly.scoring.heatmap import HeatMapStatistics, smooth
+from ganomaly.scoring.score import GaussianScore, residual_map
 
 _Found = TypeVar("_Found")
 
@@ -144,7 +144,7 @@ class Detector:
         Args:
             images: encoded bytes, paths, or arrays (H, W) or (H, W, 3) RGB of uint8 or uint16.
             parts: part id of each image; views of one part stay on one side of the split. Near-duplicates do so with
-                and without ids; `ganomaly.splits.plan_roles` tells how many parts they leave.
+                and without ids; `ganomaly.parts.roles.plan_roles` tells how many parts they leave.
             config: recipe, networks, training and calibration.
             device: see `Detector`.
 
@@ -407,7 +407,7 @@ class Detector:
         return self._scoring_model
 
     def save(self, folder: str | Path) -> None:
-        """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.detector_files`.
+        """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.saving`.
 
         Raises:
             ValueError: if the detector is not calibrated.

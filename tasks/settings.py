@@ -1,4 +1,6 @@
-"""Where the outside systems are: read from ``INSPECTION_*`` environment variables when `Settings()` is called.
+"""Where the outside systems are, and which code runs.
+
+Addresses are read from ``INSPECTION_*`` environment variables when `Settings()` is called.
 
 S3 credentials come from boto3's own chain (``AWS_*`` variables, profiles, instance roles), passwords of PostgreSQL and
 MLflow from the address or their own means (``PGPASSWORD``, ``~/.pgpass``, ``MLFLOW_TRACKING_PASSWORD``). Addresses are
@@ -6,6 +8,9 @@ therefore left out when settings are printed, and what was typed is left out of 
 """
 
 import os
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +19,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "INSPECTION_"
+DISTRIBUTION = "ganomaly-inspection"
 
 
 def _default_lines_dir() -> Path:
@@ -90,3 +96,23 @@ def _keeps_password_in_place(address: str) -> bool:
         return False
     elsewhere = parts.netloc.rpartition("@")[0] + (parts.path + parts.query + parts.fragment if parts.netloc else "")
     return "@" not in elsewhere and "password" not in parts.query.lower()
+
+
+@cache
+def code_version() -> str:
+    """For example ``0.1.0+g1a2b3c4d``; ``.dirty`` is appended when tracked files differ from the commit."""
+    try:
+        release = version(DISTRIBUTION)
+    except PackageNotFoundError:
+        release = "0"
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return release
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=.dirty", "--exclude=*", "--abbrev=8"]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own arguments, no shell reads them
+            command, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return release
+    return f"{release}+g{done.stdout.strip()}"

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from tasks.lines import LineConfig, load_line
-from tasks.model_registry import ModelRegistry
-from tasks.object_store import ObjectStore
-from tasks.report_store import ReportStore
+from tasks.bucket.bucket import ObjectStore
+from tasks.lines.line import LineConfig, load_line
+from tasks.registry.registry import ModelRegistry
 from tasks.settings import Settings
+from tasks.store.store import ReportStore
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from prefect.testing.utilities import prefect_test_harness
 
 from infra.local_s3 import LocalS3
-from tasks.model_registry import ModelRegistry
-from tasks.object_store import ObjectStore
-from tasks.report_store import ReportStore
+from tasks.bucket.bucket import ObjectStore
+from tasks.registry.registry import ModelRegistry
+from tasks.store.store import ReportStore
 
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
 

@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ganomaly import Detector, DetectorConfig
+from ganomaly.acceleration.precision import arithmetic
+from ganomaly.acceleration.scoring_networks import for_scoring
 from ganomaly.detector import pick_device
-from ganomaly.precision import arithmetic
-from ganomaly.scoring_networks import for_scoring
-from ganomaly.training import Trainer, to_input
+from ganomaly.networks.training import Trainer, to_input
 
 ROUNDS = 5
 BATCH = 64

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from ganomaly.convolutions import Convolution, TransposedConvolution
-from ganomaly.memory import keep_freed_memory
-from ganomaly.models import ModelConfig, build_model
-from ganomaly.networks import NetworkConfig
-from ganomaly.precision import arithmetic
+from ganomaly.acceleration.convolutions import Convolution, TransposedConvolution
+from ganomaly.acceleration.memory import keep_freed_memory
+from ganomaly.acceleration.precision import arithmetic
+from ganomaly.networks.build import ModelConfig, build_model
+from ganomaly.networks.layers import NetworkConfig
 
 CPU = torch.device("cpu")
 SECONDS = 0.3

@@ -46,14 +46,14 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from ganomaly.models import Model, ModelConfig, build_model  # noqa: E402
-from ganomaly.networks import NetworkConfig  # noqa: E402
-from ganomaly.precision import Precision, arithmetic  # noqa: E402
-from ganomaly.preparation import prepare_image  # noqa: E402
-from ganomaly.quality import QualityGate  # noqa: E402
-from ganomaly.recipe import Recipe  # noqa: E402
-from ganomaly.scoring_networks import folded  # noqa: E402
-from ganomaly.training import Trainer, TrainingConfig, to_input  # noqa: E402
+from ganomaly.acceleration.precision import Precision, arithmetic  # noqa: E402
+from ganomaly.acceleration.scoring_networks import folded  # noqa: E402
+from ganomaly.images.preparation import prepare_image  # noqa: E402
+from ganomaly.images.quality import QualityGate  # noqa: E402
+from ganomaly.images.recipe import Recipe  # noqa: E402
+from ganomaly.networks.build import Model, ModelConfig, build_model  # noqa: E402
+from ganomaly.networks.layers import NetworkConfig  # noqa: E402
+from ganomaly.networks.training import Trainer, TrainingConfig, to_input  # noqa: E402
 
 TOLERANCE: dict[Precision, float] = {"fp32": 2e-3, "bf16": 5e-2}
 """Largest relative difference to the CPU's fp32: TF32 and another order of sums, and a mantissa of 8 bits."""

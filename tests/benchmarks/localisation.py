@@ -24,8 +24,10 @@ from rich.console import Console
 from rich.progress import track
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.baselines import PatchGaussian, PixelGaussian
-from ganomaly.benchmark.localisation import (
+from ganomaly.config import read_toml
+from ganomaly.evaluation.baselines import PatchGaussian, PixelGaussian
+from ganomaly.evaluation.drawn_defects import CONTRASTS, KINDS, SIZES
+from ganomaly.evaluation.localisation import (
     LocalisationRow,
     MapScorer,
     WithoutNetwork,
@@ -33,12 +35,10 @@ from ganomaly.benchmark.localisation import (
     mean_by_kind,
     measure_localisation,
 )
-from ganomaly.benchmark.textures import TEXTURES, texture
-from ganomaly.config import read_toml
-from ganomaly.drawn_defects import CONTRASTS, KINDS, SIZES
-from ganomaly.preparation import prepare_images, read_image
-from ganomaly.protocols import IMAGE_SUFFIXES, elpv
-from ganomaly.splits import ROLES, split_by_part
+from ganomaly.evaluation.protocols import IMAGE_SUFFIXES, elpv
+from ganomaly.evaluation.textures import TEXTURES, texture
+from ganomaly.images.preparation import prepare_images, read_image
+from ganomaly.parts.roles import ROLES, split_by_part
 
 LINES = Path(__file__).parents[2] / "deployments" / "lines"
 ELPV = ("elpv-mono", "elpv-poly")

@@ -19,10 +19,10 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ganomaly.groups import find_groups
-from ganomaly.preparation import read_image
-from ganomaly.protocols import elpv, mnist
-from ganomaly.recipe import Recipe
+from ganomaly.evaluation.protocols import elpv, mnist
+from ganomaly.images.preparation import read_image
+from ganomaly.images.recipe import Recipe
+from ganomaly.parts.near_duplicates import find_groups
 from tests.ganomaly.photos import Photo, draw_bottles, photograph_again, session
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
-from ganomaly.benchmark.plan import Experiment, plan_jobs
-from ganomaly.benchmark.presets import ELPV_LIMITS, ELPV_SHORT, INSPECTION
-from ganomaly.benchmark.trial import Outcome, deal_out, run_trial
 from ganomaly.config import DetectorConfig
-from ganomaly.protocols import elpv
+from ganomaly.evaluation.paper.presets import ELPV_LIMITS, ELPV_SHORT, INSPECTION
+from ganomaly.evaluation.plan import Experiment, plan_jobs
+from ganomaly.evaluation.protocols import elpv
+from ganomaly.evaluation.trial import Outcome, deal_out, run_trial
 
 
 def in_precision(config: DetectorConfig, precision: str) -> DetectorConfig:

@@ -29,7 +29,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from tasks.report_store import ReportStore
+from tasks.store.store import ReportStore
 
 LINES = ("cells", "caps", "screws", "tiles")
 DAYS = 250

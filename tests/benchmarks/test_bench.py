@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
-from ganomaly.models import ModelConfig, build_model
-from ganomaly.networks import NetworkConfig
-from tasks.lines import LineConfig
+from ganomaly.networks.build import ModelConfig, build_model
+from ganomaly.networks.layers import NetworkConfig
+from tasks.lines.line import LineConfig
 from tests.benchmarks import gpu_check
 from tests.benchmarks.bench.authors import AuthorsTraining, score
 from tests.benchmarks.bench.contest import AUTHORS, FULL, OURS, ROOT, Contestant, ContestantError, environment

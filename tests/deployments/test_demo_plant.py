@@ -5,9 +5,9 @@ from importlib.util import find_spec
 
 import pytest
 
-from deployments.demo_plant import FIRST_DAY, LAST_DAY, LINES, broken_camera_frames, normal_list, play_week, week_of
+from deployments.demo.plant import FIRST_DAY, LAST_DAY, LINES, broken_camera_frames, normal_list, play_week, week_of
 from ganomaly import Detector
-from tasks.object_store import ObjectStore
+from tasks.bucket.bucket import ObjectStore
 
 pytestmark = pytest.mark.skipif(find_spec("elpv_dataset") is None, reason="needs the package elpv-dataset")
 

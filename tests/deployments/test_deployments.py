@@ -7,8 +7,8 @@ import yaml
 from prefect.schedules import Cron
 from pydantic import BaseModel
 
-from tasks.line_files import list_lines
-from tasks.lines import LineConfig, load_line
+from tasks.lines.line import LineConfig, load_line
+from tasks.lines.names import list_lines
 
 DEPLOYMENTS = Path(__file__).resolve().parents[2] / "deployments"
 LINES = list_lines(DEPLOYMENTS / "lines")

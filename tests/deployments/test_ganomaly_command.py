@@ -17,10 +17,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from deployments.ganomaly_command import _listed, _numbers, app
-from tasks.model_registry import BENCHMARK_EXPERIMENT, ModelRegistry
+from deployments.commands.ganomaly import _listed, _numbers, app
+from tasks.registry.registry import BENCHMARK_EXPERIMENT, ModelRegistry
 
-COMMAND = [sys.executable, "-m", "deployments.ganomaly_command", "benchmark"]
+COMMAND = [sys.executable, "-m", "deployments.commands.ganomaly", "benchmark"]
 TINY = ["--epochs", "1", "--size", "32", "--features", "8", "--seeds", "0", "--device", "cpu"]
 DATA = Path(os.environ.get("GANOMALY_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_elpv = pytest.mark.skipif(find_spec("elpv_dataset") is None, reason="needs the package elpv-dataset")
@@ -208,7 +208,7 @@ def test_an_option_given_twice_means_both() -> None:
 def test_help_answers_at_once() -> None:
     """`ganomaly --help` would load torch and MLflow first, which takes seconds."""
     code = (
-        "import sys, deployments.ganomaly_command; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'mlflow')))"
+        "import sys, deployments.commands.ganomaly; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'mlflow')))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 

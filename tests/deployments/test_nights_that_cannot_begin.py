@@ -11,9 +11,9 @@ from alembic import command
 from prefect.logging.configuration import setup_logging
 from typer.testing import CliRunner
 
-from deployments.cli import app
+from deployments.commands.inspection import app
 from deployments.steps import upgrade_report_store
-from tasks.report_store import ReportStore, SchemaError, _migrations
+from tasks.store.store import ReportStore, SchemaError, _migrations
 
 LINE = "plates"
 

@@ -33,12 +33,12 @@ from pathlib import Path
 import cv2
 from bad_images import KEYS, valid_files
 
-from ganomaly.decoding import decode_image
 from ganomaly.errors import ImageError
-from ganomaly.preparation import prepare_image
-from ganomaly.quality import QualityGate
-from ganomaly.recipe import Recipe
-from tasks.lines import LineConfig
+from ganomaly.images.decoding import decode_image
+from ganomaly.images.preparation import prepare_image
+from ganomaly.images.quality import QualityGate
+from ganomaly.images.recipe import Recipe
+from tasks.lines.line import LineConfig
 
 MAX_PIXELS = 4_000_000
 PROGRESS_S = 10.0

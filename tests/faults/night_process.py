@@ -53,7 +53,7 @@ def _warm_up() -> None:
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401, PLC0415
     import psycopg  # noqa: F401, PLC0415
 
-    from tasks.report_store import ReportStore  # noqa: PLC0415
+    from tasks.store.store import ReportStore  # noqa: PLC0415
 
     with ReportStore("sqlite://") as store:
         store.prepare()
@@ -84,7 +84,7 @@ def _run(flow: Any, request: dict[str, Any]) -> None:
 
 def _write_journal(path: str) -> None:
     """Write the key of every image that this process commits, so that work done twice shows."""
-    from tasks.report_store import ReportStore  # noqa: PLC0415
+    from tasks.store.store import ReportStore  # noqa: PLC0415
 
     commit_scores, commit_images = ReportStore.commit_scores, ReportStore.commit_images
 

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from ganomaly.decoding import decode_image
-from ganomaly.preparation import prepare_image
-from ganomaly.quality import QualityGate
-from ganomaly.recipe import Recipe
-from tasks.lines import LineConfig
+from ganomaly.images.decoding import decode_image
+from ganomaly.images.preparation import prepare_image
+from ganomaly.images.quality import QualityGate
+from ganomaly.images.recipe import Recipe
+from tasks.lines.line import LineConfig
 from tests.faults.bad_images import DATE, GREY, IMAGES, KEYS, RGB, SCORED, UNSEEN_KEYS, BadImage, BadKey
 
 LINE = LineConfig.model_validate({"line": "plates"})
@@ -23,7 +23,7 @@ import json, resource, sys
 sys.path.insert(0, sys.argv[1])
 from bad_images import GREY, IMAGES, encode
 from ganomaly.errors import ImageError
-from ganomaly.decoding import decode_image
+from ganomaly.images.decoding import decode_image
 
 bombs = {case.name: case.make() for case in IMAGES if case.name.startswith("bomb-")}
 decode_image(encode("png", GREY))

@@ -26,10 +26,10 @@ from prefect.artifacts import Artifact
 from flows.ingest_images import ingest_images
 from flows.score_batch import score_batch
 from flows.train_ganomaly import train_ganomaly
-from tasks.object_store import ObjectInfo, ObjectStore
-from tasks.report_store import ReportStore
-from tasks.run_record import FailedImagesError
+from tasks.bucket.bucket import ObjectInfo, ObjectStore
 from tasks.settings import Settings
+from tasks.store.run import FailedImagesError
+from tasks.store.store import ReportStore
 from tests.faults.bad_images import DATE, IMAGES, KEYS, SCORED, STRAY, UNSEEN_KEYS, BadKey, good_image
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -46,7 +46,7 @@ NOT_ON_RCLONE = {
 }
 # moto cannot route them: they lie under another name and are listed under this one
 ALIASES = {PREFIX + case.key: PREFIX + case.key.replace("\n", "\u240a") for case in KEYS if "\n" in case.key}
-TEMPLATE = Path(__file__).resolve().parents[2] / "tasks" / "templates" / "report.html.j2"
+TEMPLATE = Path(__file__).resolve().parents[2] / "tasks" / "report" / "templates" / "report.html.j2"
 
 
 @dataclass(frozen=True)

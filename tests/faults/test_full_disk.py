@@ -13,9 +13,9 @@ from flows.ingest_images import ingest_images
 from flows.score_batch import score_batch
 from flows.train_ganomaly import train_ganomaly
 from infra.local_s3 import LocalS3
-from tasks import object_store
-from tasks.object_store import ObjectStore, ObjectStoreError
-from tasks.publish import publish_report
+from tasks.bucket import bucket as object_store
+from tasks.bucket.bucket import ObjectStore, ObjectStoreError
+from tasks.report.publish import publish_report
 from tasks.systems import open_systems
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

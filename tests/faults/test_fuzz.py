@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.lines import LineConfig
+from tasks.lines.line import LineConfig
 
 FUZZ = Path(__file__).with_name("fuzz.py")
 NEEDS_LINUX = pytest.mark.skipif(

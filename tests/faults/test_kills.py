@@ -25,8 +25,8 @@ import sqlalchemy as sa
 from prefect.settings import PREFECT_API_URL
 
 from infra.local_s3 import LocalS3
-from tasks.model_registry import ModelRegistry
-from tasks.report_store import ReportStore, ScoringRun
+from tasks.registry.registry import ModelRegistry
+from tasks.store.store import ReportStore, ScoringRun
 from tests.faults.fault_proxy import PASSING_FAULTS, FaultProxy
 from tests.faults.night_process import Nights
 from tests.faults.postgres_cluster import Cluster, tell

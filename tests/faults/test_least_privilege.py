@@ -56,7 +56,7 @@ calibrate_fraction = 0.3
 """
 RUN_STEPS = """
 import json, os, sys
-from deployments.cli import app
+from deployments.commands.inspection import app
 for environment, arguments in json.load(sys.stdin):
     os.environ.update(environment)
     print("--- step", flush=True)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ganomaly import Detector, DetectorConfig, DetectorFileError
-from tasks.model_registry import ModelRegistry, ModelVersion, RegistryUnreachableError
+from tasks.registry.registry import ModelRegistry, ModelVersion, RegistryUnreachableError
 
 LINE = "plates"
 NAME = f"ganomaly-{LINE}"

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
-from ganomaly.quality import QualityGate
-from ganomaly.recipe import Recipe
+from ganomaly.images.quality import QualityGate
+from ganomaly.images.recipe import Recipe
 from infra.local_s3 import LocalS3
-from tasks import object_store
-from tasks.fetching import FetchedImage, fetch_images
-from tasks.listing import ListedImage
-from tasks.object_store import ObjectCorruptedError, ObjectDeniedError, ObjectStore, ObjectStoreError
+from tasks.bucket import bucket as object_store
+from tasks.bucket.bucket import ObjectCorruptedError, ObjectDeniedError, ObjectStore, ObjectStoreError
+from tasks.night.fetching import FetchedImage, fetch_images
+from tasks.night.listing import ListedImage
 
 ATTEMPTS = 4
 AGAIN = "asked again with growing random waits; the image is read"

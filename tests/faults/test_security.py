@@ -31,7 +31,7 @@ from mlflow.cli import server as mlflow_server_command
 from prefect.settings.models.server.api import ServerAPISettings
 
 from infra.local_s3 import LocalS3
-from tasks.report_store import ReportStore
+from tasks.store.store import ReportStore
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("ganomaly", "tasks", "flows", "deployments", "infra")
@@ -60,14 +60,14 @@ calibrate_fraction = 0.3
 # After training, every program inside the registered model is made to betray that it was run.
 RUN_STEPS = """
 import functools, json, os, pathlib, sys, traceback
-import tasks.retries
-tasks.retries.NETWORK_STEP["retries"] = 0  # waiting shows nothing here
+import tasks.steps
+tasks.steps.NETWORK_STEP["retries"] = 0  # waiting shows nothing here
 import mlflow.store.db.utils
 mlflow.store.db.utils.MAX_RETRY_COUNT = 1
 import tasks.systems
 tasks.systems.ReportStore = functools.partial(tasks.systems.ReportStore, patience_s=0)
 tasks.systems.ObjectStore = functools.partial(tasks.systems.ObjectStore, attempts=1)
-from deployments.cli import app
+from deployments.commands.inspection import app
 before = dict(os.environ)
 for step in json.load(sys.stdin):
     os.environ.clear()

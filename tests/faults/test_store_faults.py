@@ -17,8 +17,8 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from tasks import report_store
-from tasks.report_store import ImageRecord, JudgedImage, ReportStore, ReportStoreError, ScoreRecord
+from tasks.store import store as report_store
+from tasks.store.store import ImageRecord, JudgedImage, ReportStore, ReportStoreError, ScoreRecord
 from tests.faults.postgres_cluster import Cluster, tell
 
 DAY = date(2026, 3, 9)

@@ -11,7 +11,7 @@ import pytest
 from flows.ingest_images import ingest_images
 from flows.train_ganomaly import train_ganomaly
 from infra.local_s3 import LocalS3
-from tasks.object_store import ObjectStore
+from tasks.bucket.bucket import ObjectStore
 from tests.conftest import point_to, write_line_file
 from tests.flows.plates import LINE, WEEK, week
 

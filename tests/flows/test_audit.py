@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from deployments.cli import app
+from deployments.commands.inspection import app
 from flows.score_batch import NightResult, score_batch
-from tasks.model_registry import RegistryUnreachableError
-from tasks.object_store import ObjectStore
-from tasks.report_store import ReportStore
-from tasks.score import pin_model
+from tasks.bucket.bucket import ObjectStore
+from tasks.night.score import pin_model
+from tasks.registry.registry import RegistryUnreachableError
+from tasks.store.store import ReportStore
 from tests.flows.plates import LINE, WEEK, key_of, plate
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

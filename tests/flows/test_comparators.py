@@ -9,7 +9,7 @@ import pytest
 from flows.ingest_images import ingest_images
 from flows.nightly import nightly
 from flows.train_ganomaly import train_ganomaly
-from tasks.object_store import ObjectStore
+from tasks.bucket.bucket import ObjectStore
 from tasks.systems import open_systems
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

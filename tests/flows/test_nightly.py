@@ -23,13 +23,13 @@ from flows.nightly import nightly
 from flows.score_batch import score_batch
 from flows.train_ganomaly import train_ganomaly
 from ganomaly import TrainingDataError
-from tasks import object_store
-from tasks.accounting import AccountingError
-from tasks.model_registry import ModelRegistryError
-from tasks.object_store import ObjectStore
-from tasks.report_store import ReportStore
-from tasks.run_record import FailedImagesError
-from tasks.score import NoChampionError
+from tasks.bucket import bucket as object_store
+from tasks.bucket.bucket import ObjectStore
+from tasks.night.accounting import AccountingError
+from tasks.night.score import NoChampionError
+from tasks.registry.registry import ModelRegistryError
+from tasks.store.run import FailedImagesError
+from tasks.store.store import ReportStore
 from tasks.systems import Systems, open_systems
 from tests.faults.fault_proxy import FaultProxy
 from tests.flows.plates import LINE, WEEK, key_of, plate, week

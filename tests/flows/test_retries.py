@@ -4,9 +4,9 @@ import pytest
 from prefect import flow, task
 
 from ganomaly import TrainingDataError
-from tasks.model_registry import ModelRegistryError, RegistryUnreachableError
-from tasks.object_store import ObjectDeniedError, ObjectMissingError, ObjectStoreError
-from tasks.retries import NETWORK_STEP, RETRY_DELAYS_S
+from tasks.bucket.bucket import ObjectDeniedError, ObjectMissingError, ObjectStoreError
+from tasks.registry.registry import ModelRegistryError, RegistryUnreachableError
+from tasks.steps import NETWORK_STEP, RETRY_DELAYS_S
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.baseline_check import LEAST_HELD_OUT, MAX_HELD_OUT, check_against_baselines
-from ganomaly.baselines import PatchGaussian
+from ganomaly.evaluation.baseline_check import LEAST_HELD_OUT, MAX_HELD_OUT, check_against_baselines
+from ganomaly.evaluation.baselines import PatchGaussian
 
 Draw = Callable[[int, int], np.ndarray]
 

@@ -9,7 +9,7 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import oas
 from sklearn.metrics import roc_auc_score
 
-from ganomaly.baselines import BASELINES, NearestImage, PatchGaussian, PixelGaussian
+from ganomaly.evaluation.baselines import BASELINES, NearestImage, PatchGaussian, PixelGaussian
 
 SPOT_CENTRE = (30, 14)
 """Column and row of the defect that `draw_parts` draws."""
@@ -58,7 +58,7 @@ def test_no_images_and_chunks_and_colours(name: str, monkeypatch: pytest.MonkeyP
     """A score would depend on how many images are scored together, or colour images crash."""
     normal, new = noise(30, seed=0, channels=3), noise(7, seed=1, channels=3)
     together = BASELINES[name](normal).raw_scores(new)
-    monkeypatch.setattr("ganomaly.baselines.IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr("ganomaly.evaluation.baselines.IMAGES_AT_ONCE", 4)
     fitted = BASELINES[name](normal)
     np.testing.assert_allclose(fitted.raw_scores(new), together, rtol=1e-4)
     assert fitted.raw_scores(new[:0]).shape == (0,)
@@ -126,6 +126,6 @@ def test_maps_are_hottest_at_the_defect(
         assert (
             np.hypot(hottest[0] - row, hottest[1] - column) < 9
         )  # the spot's radius is 6 px, a patch reaches 2 px more
-    monkeypatch.setattr("ganomaly.baselines.IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr("ganomaly.evaluation.baselines.IMAGES_AT_ONCE", 4)
     np.testing.assert_allclose(fitted.heat_maps(bad), maps, rtol=1e-4)
     assert fitted.heat_maps(bad[:0]).shape == (0, 48, 48)

@@ -12,17 +12,17 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.baselines import PatchGaussian
-from ganomaly.benchmark.figures import draw_all
-from ganomaly.benchmark.localisation import WithoutNetwork, measure_localisation
-from ganomaly.benchmark.plan import MAPPED, METHODS, Choice, Experiment, Job, Limits, Sources, fingerprint, plan_jobs
-from ganomaly.benchmark.presets import CIFAR_CLASSES, DIGITS, PRESETS, with_setting
-from ganomaly.benchmark.results import compare, statements, write_markdown, write_parquet
-from ganomaly.benchmark.rows import Row, RowStore, choose_rows
-from ganomaly.benchmark.run import EpochDone, Finished, Started, run_jobs, unfinished
-from ganomaly.benchmark.trial import deal_out
-from ganomaly.drawn_defects import KINDS
-from ganomaly.protocols import DataSet, from_folders
+from ganomaly.evaluation.baselines import PatchGaussian
+from ganomaly.evaluation.drawn_defects import KINDS
+from ganomaly.evaluation.figures import draw_all
+from ganomaly.evaluation.localisation import WithoutNetwork, measure_localisation
+from ganomaly.evaluation.paper.presets import CIFAR_CLASSES, DIGITS, PRESETS, with_setting
+from ganomaly.evaluation.plan import MAPPED, METHODS, Choice, Experiment, Job, Limits, Sources, fingerprint, plan_jobs
+from ganomaly.evaluation.protocols import DataSet, from_folders
+from ganomaly.evaluation.results import compare, statements, write_markdown, write_parquet
+from ganomaly.evaluation.rows import Row, RowStore, choose_rows
+from ganomaly.evaluation.run import EpochDone, Finished, Started, run_jobs, unfinished
+from ganomaly.evaluation.trial import deal_out
 
 LIMITS = Limits(train_images=80, test_normal=20, test_abnormal=18)
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from scipy.stats import beta
 
 from ganomaly import Calibration, TrainingDataError
-from ganomaly.calibration import CalibrationConfig, required_calibration_images
+from ganomaly.scoring.calibration import CalibrationConfig, required_calibration_images
 
 FEW_VALUES = st.sampled_from([0.0, 0.5, 1.0, 1.25, 3.0])
 """So few that scores are often equal."""

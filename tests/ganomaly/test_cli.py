@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ganomaly import Detector
-from ganomaly.benchmark.textures import texture
 from ganomaly.cli import app
+from ganomaly.evaluation.textures import texture
 from tests.ganomaly.photos import draw_textures, session
 
 DrawParts = Callable[..., list[np.ndarray]]

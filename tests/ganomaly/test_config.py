@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ganomaly import ConfigError, DetectorConfig, load_config
-from ganomaly.models import ModelConfig
+from ganomaly.networks.build import ModelConfig
 
 
 def message(path: Path, content: str) -> str:

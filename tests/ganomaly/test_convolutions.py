@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganomaly import convolutions
-from ganomaly.convolutions import Convolution, TransposedConvolution
-from ganomaly.models import ModelConfig, build_model
-from ganomaly.networks import NetworkConfig
-from ganomaly.precision import arithmetic
-from ganomaly.training import Trainer, TrainingConfig
+from ganomaly.acceleration import convolutions
+from ganomaly.acceleration.convolutions import Convolution, TransposedConvolution
+from ganomaly.acceleration.precision import arithmetic
+from ganomaly.networks.build import ModelConfig, build_model
+from ganomaly.networks.layers import NetworkConfig
+from ganomaly.networks.training import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
 # in and out channels, side, kernel, stride, padding: from an image, on wide, middling and narrow maps, to a vector

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ganomaly.decoding import decode_image
 from ganomaly.errors import ImageError
+from ganomaly.images.decoding import decode_image
 
 HEIGHT, WIDTH = 24, 40
 GREY = (np.add.outer(np.arange(HEIGHT) * 4, np.arange(WIDTH) * 3)).astype(np.uint8)

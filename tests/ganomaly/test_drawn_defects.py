@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ganomaly.drawn_defects import (
+from ganomaly.evaluation.drawn_defects import (
     CONTRASTS,
     EXTENT,
     KINDS,
@@ -17,8 +17,8 @@ from ganomaly.drawn_defects import (
     Size,
     draw_defect,
 )
-from ganomaly.preparation import read_image
-from ganomaly.protocols import elpv
+from ganomaly.evaluation.protocols import elpv
+from ganomaly.images.preparation import read_image
 
 
 def surface(height: int = 240, width: int = 300, *, colour: bool = False) -> np.ndarray:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ganomaly.groups import content_ids, find_groups
-from ganomaly.recipe import Recipe
+from ganomaly.images.recipe import Recipe
+from ganomaly.parts.near_duplicates import content_ids, find_groups
 from tests.ganomaly.photos import Photo, draw_bottles, draw_textures, session
 
 RECIPE = Recipe(size_px=32)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.fusion import Fusion
-from ganomaly.global_head import FORMAT_3_GROUPS, GROUPS, MAX_KEPT, NearestNeighbours, appearance
-from ganomaly.heads import Heads
-from ganomaly.local_head import VIEWS, LocationMoments, image_scores, local_views, location_map
-from ganomaly.models.base import Wanted
+from ganomaly.networks.model import Wanted
+from ganomaly.scoring.fusion import Fusion
+from ganomaly.scoring.global_neighbours import FORMAT_3_GROUPS, GROUPS, MAX_KEPT, NearestNeighbours, appearance
+from ganomaly.scoring.heads import Heads
+from ganomaly.scoring.local_gaussian import VIEWS, LocationMoments, image_scores, local_views, location_map
 
 
 def views_of(n: int, seed: int) -> torch.Tensor:

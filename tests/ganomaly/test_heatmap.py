@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ganomaly.heatmap import HeatMapStatistics, draw_overlay, smooth
+from ganomaly.scoring.heatmap import HeatMapStatistics, draw_overlay, smooth
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def test_a_batch_reuses_the_memory_of_the_one_before() -> None:
 
 HOLES = """
 import ctypes
-from ganomaly.memory import give_back_freed_memory, keep_freed_memory
+from ganomaly.acceleration.memory import give_back_freed_memory, keep_freed_memory
 
 def resident_mb():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6

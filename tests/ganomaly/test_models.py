@@ -10,9 +10,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.models import AAE, EGBAD, AnoGAN, Model, ModelConfig, build_model
-from ganomaly.networks import NetworkConfig
-from ganomaly.training import Trainer, TrainingConfig, to_input, train
+from ganomaly.networks.build import AAE, EGBAD, AnoGAN, Model, ModelConfig, build_model
+from ganomaly.networks.layers import NetworkConfig
+from ganomaly.networks.training import Trainer, TrainingConfig, to_input, train
 
 DrawParts = Callable[..., list[np.ndarray]]
 

@@ -8,11 +8,17 @@ import pytest
 import torch
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.models import ModelConfig, build_model
-from ganomaly.networks import Decoder, FeaturePyramid, NetworkConfig
-from ganomaly.precision import Precision, arithmetic, choose_precision
-from ganomaly.scoring_networks import ImageConvolution, PackedConvolution, SpanningConvolution, folded, for_scoring
-from ganomaly.training import Trainer, TrainingConfig, to_input
+from ganomaly.acceleration.precision import Precision, arithmetic, choose_precision
+from ganomaly.acceleration.scoring_networks import (
+    ImageConvolution,
+    PackedConvolution,
+    SpanningConvolution,
+    folded,
+    for_scoring,
+)
+from ganomaly.networks.build import ModelConfig, build_model
+from ganomaly.networks.layers import Decoder, FeaturePyramid, NetworkConfig
+from ganomaly.networks.training import Trainer, TrainingConfig, to_input
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 
 from ganomaly import TrainingDataError
-from ganomaly.protocols import DataSet, Split, cifar10, elpv, from_folders, from_table, mnist, recipe_pixels, split
-from ganomaly.recipe import Recipe
+from ganomaly.evaluation.protocols import (
+    DataSet,
+    Split,
+    cifar10,
+    elpv,
+    from_folders,
+    from_table,
+    mnist,
+    recipe_pixels,
+    split,
+)
+from ganomaly.images.recipe import Recipe
 from tests.ganomaly.photos import draw_textures, session
 
 DATA = Path(os.environ.get("GANOMALY_DATA", Path(__file__).parents[3] / "shared" / "data"))

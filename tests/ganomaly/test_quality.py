@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from ganomaly.decoding import decode_image
-from ganomaly.quality import QualityFigures, QualityGate
+from ganomaly.images.decoding import decode_image
+from ganomaly.images.quality import QualityFigures, QualityGate
 
 GATE = QualityGate()
 # darkest, flattest, softest and brightest of all 2,624 cells

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from ganomaly.errors import ImageError
-from ganomaly.recipe import Recipe
+from ganomaly.images.recipe import Recipe
 
 
 @pytest.fixture

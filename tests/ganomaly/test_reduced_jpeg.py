@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ganomaly import Detector
-from ganomaly.decoding import decode_image, decode_reduced
 from ganomaly.errors import ImageError
-from ganomaly.preparation import prepare_image
-from ganomaly.quality import QualityGate
-from ganomaly.recipe import Recipe
+from ganomaly.images.decoding import decode_image, decode_reduced
+from ganomaly.images.preparation import prepare_image
+from ganomaly.images.quality import QualityGate
+from ganomaly.images.recipe import Recipe
 
 HEIGHT, WIDTH = 1205, 1603  # no multiple of 8
 SAVED = Path(__file__).parent / "saved" / "format-1"

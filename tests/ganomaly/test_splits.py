@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganomaly.calibration import CalibrationConfig
 from ganomaly.errors import TrainingDataError
-from ganomaly.preparation import Prepared
-from ganomaly.recipe import Recipe
-from ganomaly.splits import Plan, parts_from_names, plan_roles, split_by_part, unite_parts
+from ganomaly.images.preparation import Prepared
+from ganomaly.images.recipe import Recipe
+from ganomaly.parts.roles import Plan, parts_from_names, plan_roles, split_by_part, unite_parts
+from ganomaly.scoring.calibration import CalibrationConfig
 from tests.ganomaly.photos import Photo, draw_textures, session
 
 EMPTY = Prepared(None, None, "empty", "the file has 0 bytes")

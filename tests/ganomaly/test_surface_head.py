@@ -9,13 +9,20 @@ import pytest
 import torch
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.benchmark.metrics import image_auroc
-from ganomaly.benchmark.textures import texture
 from ganomaly.detector import ALL_METHODS
-from ganomaly.drawn_defects import KINDS, Contrast, draw_defect
-from ganomaly.heads import LEAST_GAIN, Heads
-from ganomaly.local_head import LocationMoments
-from ganomaly.surface_head import KEPT, LEAST_USUAL, MAX_CANDIDATES, SurfacePatches, some_patches, surface_map
+from ganomaly.evaluation.drawn_defects import KINDS, Contrast, draw_defect
+from ganomaly.evaluation.metrics import image_auroc
+from ganomaly.evaluation.textures import texture
+from ganomaly.scoring.heads import LEAST_GAIN, Heads
+from ganomaly.scoring.local_gaussian import LocationMoments
+from ganomaly.scoring.surface_patches import (
+    KEPT,
+    LEAST_USUAL,
+    MAX_CANDIDATES,
+    SurfacePatches,
+    some_patches,
+    surface_map,
+)
 
 CONFIG = DetectorConfig.model_validate(
     {

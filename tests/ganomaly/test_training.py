@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ganomaly.errors import TrainingDivergedError
-from ganomaly.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss, generator_loss
-from ganomaly.models import GANomaly, Losses, ModelConfig, build_model
-from ganomaly.networks import NetworkConfig, initialise, pyramid_sides
-from ganomaly.training import Trainer, TrainingConfig, to_input, train
+from ganomaly.networks.build import GANomaly, Losses, ModelConfig, build_model
+from ganomaly.networks.layers import NetworkConfig, initialise, pyramid_sides
+from ganomaly.networks.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss, generator_loss
+from ganomaly.networks.training import Trainer, TrainingConfig, to_input, train
 
 TINY = NetworkConfig(features=8, latent_size=16)
 CPU = torch.device("cpu")

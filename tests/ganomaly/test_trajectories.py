@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.models import ModelConfig
+from ganomaly.networks.build import ModelConfig
 
 FOLDER = Path(__file__).parent / "trajectories"
 KINDS = get_args(ModelConfig.model_fields["kind"].annotation)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from deployments.demo_plant import FIRST_DAY, LAST_DAY, normal_list, normal_list_key, week_of
-from tasks.object_store import ObjectStore
-from tasks.report_store import ReportStore
+from deployments.demo.plant import FIRST_DAY, LAST_DAY, normal_list, normal_list_key, week_of
+from tasks.bucket.bucket import ObjectStore
+from tasks.store.store import ReportStore
 from tasks.systems import open_systems
 from tests.prefect_server import PREFECT, running_prefect_server, stop_group
 

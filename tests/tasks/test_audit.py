@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from deployments.audit_screen import _printable
-from deployments.cli import app
-from ganomaly.calibration import Calibration
+from deployments.commands.audit_screen import _printable
+from deployments.commands.inspection import app
 from ganomaly.detector import ImageScore
-from tasks.accounting import RunCounts
-from tasks.object_store import ObjectStore
-from tasks.report_store import FailureRecord, ImageRecord, JudgedImage, ReportStore, ScoreRecord, StoredScore
-from tasks.verify import TOLERANCES, compare
+from ganomaly.scoring.calibration import Calibration
+from tasks.audit.verify import TOLERANCES, compare
+from tasks.bucket.bucket import ObjectStore
+from tasks.night.accounting import RunCounts
+from tasks.store.store import FailureRecord, ImageRecord, JudgedImage, ReportStore, ScoreRecord, StoredScore
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = date(2026, 3, 9)
@@ -141,7 +141,7 @@ def test_what_is_not_recorded_has_a_way_out(store: ReportStore, bucket: ObjectSt
 def test_a_quick_look_does_not_wait_for_torch() -> None:
     """Broken if listing runs or recording a finding takes seconds because of what only training and scoring need."""
     heavy = "{'torch', 'mlflow', 'prefect'}"
-    code = f"import sys, tasks.archive, tasks.review; sys.exit(' '.join({heavy} & {{*sys.modules}}))"
+    code = f"import sys, tasks.store.lookup, tasks.audit.review; sys.exit(' '.join({heavy} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
 

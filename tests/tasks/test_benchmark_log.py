@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ganomaly.benchmark.rows import Row
-from tasks.model_registry import BENCHMARK_EXPERIMENT, ModelRegistry, RegistryUnreachableError
+from ganomaly.evaluation.rows import Row
+from tasks.registry.registry import BENCHMARK_EXPERIMENT, ModelRegistry, RegistryUnreachableError
 
 
 def row(seed: int, *, error: str | None = None) -> Row:

@@ -5,10 +5,10 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from tasks.claims import INGEST, claim, heartbeat, scoring_by
-from tasks.fetching import CHUNK_BYTES, in_chunks, in_shards
-from tasks.listing import ListedImage
-from tasks.report_store import ImageRecord, ReportStore
+from tasks.night.fetching import CHUNK_BYTES, in_chunks, in_shards
+from tasks.night.listing import ListedImage
+from tasks.store.lease import INGEST, claim, heartbeat, scoring_by
+from tasks.store.store import ImageRecord, ReportStore
 
 DAY = date(2026, 3, 8)
 LINE = "plates"

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tasks.evaluate import evaluate
+from tasks.training.evaluate import evaluate
 
 SCORES = pd.DataFrame(
     [

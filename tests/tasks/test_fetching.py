@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from ganomaly.quality import QualityGate
-from ganomaly.recipe import Recipe
-from tasks.fetching import LEARNED_FROM, FailedImage, FetchedImage, FetchPool
-from tasks.listing import ListedImage
-from tasks.object_store import ObjectMissingError
+from ganomaly.images.quality import QualityGate
+from ganomaly.images.recipe import Recipe
+from tasks.bucket.bucket import ObjectMissingError
+from tasks.night.fetching import LEARNED_FROM, FailedImage, FetchedImage, FetchPool
+from tasks.night.listing import ListedImage
 
 Then = Callable[[FetchedImage], FetchedImage]
 Waiting = Callable[[], list[FetchedImage | FailedImage]]

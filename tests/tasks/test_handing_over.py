@@ -4,7 +4,7 @@ import pytest
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.handing_over import unsearched
+from tasks.steps import unsearched
 
 
 class SearchedError(RuntimeError):

@@ -7,8 +7,8 @@ import pytest
 
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import ConfigError
-from tasks.line_files import list_lines
-from tasks.lines import KeyFields, LineConfig, load_line
+from tasks.lines.line import KeyFields, LineConfig, load_line
+from tasks.lines.names import list_lines
 
 DAY = date(2026, 3, 9)
 

@@ -13,7 +13,7 @@ import pytest
 
 from infra import local_s3
 from infra.local_s3 import LocalS3, LocalS3Error
-from tasks.object_store import ObjectStore
+from tasks.bucket.bucket import ObjectStore
 
 
 def answers(endpoint_url: str) -> bool:

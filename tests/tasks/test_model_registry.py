@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.model_registry import DEFAULTS, ModelRegistry, RegistryUnreachableError, without_passwords
+from tasks.registry.registry import DEFAULTS, ModelRegistry, RegistryUnreachableError, without_passwords
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ import pytest
 from botocore.utils import parse_timestamp
 
 from infra.local_s3 import LocalS3
-from tasks import object_store
-from tasks.object_store import (
+from tasks.bucket import bucket as object_store
+from tasks.bucket.bucket import (
     ObjectChangedError,
     ObjectCorruptedError,
     ObjectMissingError,

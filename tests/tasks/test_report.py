@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from tasks import report as report_module
-from tasks.accounting import RunCounts
-from tasks.report import (
+from tasks.night.accounting import RunCounts
+from tasks.report import report as report_module
+from tasks.report.report import (
     FLAGGED_CSV_COLUMNS,
     SCORE_SCHEMA,
     NightReport,

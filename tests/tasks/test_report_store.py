@@ -20,9 +20,9 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from tasks import report_store
-from tasks.accounting import AccountingError, RunCounts
-from tasks.report_store import (
+from tasks.night.accounting import AccountingError, RunCounts
+from tasks.store import store as report_store
+from tasks.store.store import (
     FailureRecord,
     ImageRecord,
     JudgedImage,
@@ -34,7 +34,7 @@ from tasks.report_store import (
     _migrations,
     _without_foreign_keys,
 )
-from tasks.report_tables import claim_table, lease_table, metadata
+from tasks.store.tables import claim_table, lease_table, metadata
 
 DAY = date(2026, 3, 9)
 NOON = datetime(2026, 3, 9, 12, 0, 0, 123456, tzinfo=UTC)
@@ -182,7 +182,7 @@ def test_a_failed_migration_leaves_no_half_of_it(tmp_path: Path) -> None:
 
 def test_processes_that_start_together_make_one_database(tmp_path: Path) -> None:
     """The first night's flows, started at the same minute, would fail on each other's half-made tables."""
-    code = "import sys; from tasks.report_store import ReportStore; ReportStore(sys.argv[1]).prepare()"
+    code = "import sys; from tasks.store.store import ReportStore; ReportStore(sys.argv[1]).prepare()"
     command = [sys.executable, "-W", "error", "-c", code, f"sqlite:///{tmp_path}/inspection.db"]
     root = Path(__file__).parents[2]
     started = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE) for _ in range(4)]
@@ -543,7 +543,7 @@ def test_a_claim_that_had_to_wait_sees_who_came_to_life_meanwhile(postgres_url: 
 def test_processes_that_take_over_a_dead_owner_s_claims_share_them(store: ReportStore) -> None:
     """Of two runs that find a killed run's images, both would judge them."""
     code = (
-        "import sys; from tasks.report_store import ReportStore; _, url, owner = sys.argv; store = ReportStore(url); "
+        "import sys; from tasks.store.store import ReportStore; _, url, owner = sys.argv; store = ReportStore(url); "
         "images = [(f'p{n:03}/top.png', f'etag of p{n:03}/top.png') for n in range(200)]; store.hold_lease(owner); "
         "print(sum(len(store.claim_images(owner, 'cells', 'w', [image])) for image in images))"
     )

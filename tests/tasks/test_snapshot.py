@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.snapshot import COLUMNS, ManifestError, read_manifest, snapshot_id, write_manifest
+from tasks.training.snapshot import COLUMNS, ManifestError, read_manifest, snapshot_id, write_manifest
 
 KEYS = ["plain", "a\nb", "c\rd", "e\r\nf", 'q"uo,te', "NA", " space ", "", "007", "ü€", "=cmd", "\u2028", "null", "1e5"]
 

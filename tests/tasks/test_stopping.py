@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tasks.stopping import finish_before_stopping
+from tasks.process import finish_before_stopping
 
 
 def test_sigterm_waits_for_the_block_and_is_then_delivered() -> None:
@@ -60,7 +60,7 @@ def test_other_threads_are_left_alone() -> None:
 def test_without_a_handler_the_process_ends_after_the_block() -> None:
     """Broken if a process with the system's own handling survives SIGTERM, or dies before the block is done."""
     code = (
-        "import signal\nfrom tasks.stopping import finish_before_stopping\n"
+        "import signal\nfrom tasks.process import finish_before_stopping\n"
         "with finish_before_stopping():\n    signal.raise_signal(signal.SIGTERM)\n    print('done', flush=True)\n"
         "print('alive')"
     )

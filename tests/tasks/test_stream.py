@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks.stream import in_stages
+from tasks.night.stream import in_stages
 
 SOON_S = 30.0
 

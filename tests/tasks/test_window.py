@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from tasks.accounting import AccountingError, IngestCounts, RunCounts
-from tasks.window import Window, last_production_date, window_of
+from tasks.lines.window import Window, last_production_date, window_of
+from tasks.night.accounting import AccountingError, IngestCounts, RunCounts
 
 
 def test_yesterday_is_the_lines_own() -> None:

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ganomaly.cores import usable_cores
+from ganomaly.acceleration.cores import usable_cores
 from tests.benchmarks.bench import charts, networks, night
 from tests.benchmarks.bench.accuracy import accuracy
 from tests.benchmarks.bench.contest import ROOT, ContestantError, contestants

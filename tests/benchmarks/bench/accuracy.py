@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from ganomaly.benchmark.plan import Experiment, plan_jobs
-from ganomaly.benchmark.presets import ELPV_LIMITS, INSPECTION
-from ganomaly.benchmark.trial import deal_out
 from ganomaly.config import DetectorConfig
-from ganomaly.protocols import elpv
+from ganomaly.evaluation.paper.presets import ELPV_LIMITS, INSPECTION
+from ganomaly.evaluation.plan import Experiment, plan_jobs
+from ganomaly.evaluation.protocols import elpv
+from ganomaly.evaluation.trial import deal_out
 from tests.benchmarks.bench.contest import FULL, OURS, Contestant
 from tests.benchmarks.bench.data import LINE
 from tests.benchmarks.bench.networks import Say

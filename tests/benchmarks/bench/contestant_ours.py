@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.training import Trainer, to_input
+from ganomaly.networks.training import Trainer, to_input
 from tests.benchmarks.bench.serving import run_for, serve, time_each
 
 HELD_OUT = 24  # the smallest number that backs a false-reject rate of 5 %, and a few more

@@ -19,11 +19,11 @@ import sqlalchemy as sa
 import torch
 
 from ganomaly import Detector
-from ganomaly.preparation import prepare_image, read_image
-from tasks.object_store import ObjectStore
-from tasks.report_store import ImageRecord, JudgedImage, ReportStore, ScoreRecord
-from tasks.score import overlay_jpeg
+from ganomaly.images.preparation import prepare_image, read_image
+from tasks.bucket.bucket import ObjectStore
+from tasks.night.score import overlay_jpeg
 from tasks.settings import Settings
+from tasks.store.store import ImageRecord, JudgedImage, ReportStore, ScoreRecord
 from tests.benchmarks.bench.data import mixed
 from tests.benchmarks.bench.plant import LINE
 from tests.benchmarks.bench.serving import serve

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from deployments.demo_plant import week_of
+from deployments.demo.plant import week_of
 from ganomaly import Detector, DetectorConfig
 
 LINE = "elpv-mono"

@@ -21,13 +21,13 @@ from typing import Annotated, Any
 import sqlalchemy as sa
 import typer
 
-from tasks.lines import LineConfig
-from tasks.listing import list_window
-from tasks.object_store import ObjectInfo
-from tasks.report_store import ReportStore
-from tasks.report_tables import image_table, score_table
-from tasks.score import drop_scored
-from tasks.window import Window
+from tasks.bucket.bucket import ObjectInfo
+from tasks.lines.line import LineConfig
+from tasks.lines.window import Window
+from tasks.night.listing import list_window
+from tasks.night.score import drop_scored
+from tasks.store.store import ReportStore
+from tasks.store.tables import image_table, score_table
 
 LINE, DAY = "bench", date(2026, 3, 2)
 TIME = datetime(2026, 3, 2, 12, tzinfo=UTC)

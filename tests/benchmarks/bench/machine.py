@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from ganomaly.benchmark.machine import describe_machine
-from tasks.code_version import code_version
+from ganomaly.evaluation.machine import describe_machine
+from tasks.settings import code_version
 from tests.benchmarks.bench.plan import Plan
 
 ASK_VERSIONS = "from importlib.metadata import version as v; print(v('anomalib'), v('torch'), v('lightning'))"

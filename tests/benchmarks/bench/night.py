@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ganomaly.cores import usable_cores
+from ganomaly.acceleration.cores import usable_cores
 from tests.benchmarks.bench.contest import ANOMALIB, OURS, ROOT, Contestant, ContestantError, environment
 from tests.benchmarks.bench.data import folder_of_files
 from tests.benchmarks.bench.plan import Plan

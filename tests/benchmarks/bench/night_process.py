@@ -27,8 +27,8 @@ def prepare(images: int) -> dict[str, Any]:
     import numpy as np
 
     from ganomaly import Detector
-    from ganomaly.splits import ROLES, plan_roles
-    from tasks.model_registry import CHAMPION, model_name
+    from ganomaly.parts.roles import ROLES, plan_roles
+    from tasks.registry.registry import CHAMPION, model_name
     from tasks.systems import open_systems
 
     systems = open_systems(LINE)

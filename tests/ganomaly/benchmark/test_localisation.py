@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from ganomaly import Detector
-from ganomaly.baselines import PatchGaussian
-from ganomaly.benchmark.localisation import (
+from ganomaly.evaluation.baselines import PatchGaussian
+from ganomaly.evaluation.drawn_defects import KINDS
+from ganomaly.evaluation.localisation import (
     WithoutNetwork,
     draw_into,
     draw_sheet,
     mean_by_kind,
     measure_localisation,
 )
-from ganomaly.drawn_defects import KINDS
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ganomaly.benchmark.metrics import aupro, image_auroc, map_figures, pixel_auroc
+from ganomaly.evaluation.metrics import aupro, image_auroc, map_figures, pixel_auroc
 
 
 def two_regions(n: int = 4, side: int = 40) -> np.ndarray:

@@ -5,10 +5,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from ganomaly.benchmark import textures
-from ganomaly.benchmark.textures import TEXTURES, TextureName, read_texture, texture
-from ganomaly.drawn_defects import KINDS
-from ganomaly.protocols import split
+from ganomaly.evaluation import textures
+from ganomaly.evaluation.drawn_defects import KINDS
+from ganomaly.evaluation.protocols import split
+from ganomaly.evaluation.textures import TEXTURES, TextureName, read_texture, texture
 
 needs_photos = pytest.mark.skipif(find_spec("skimage") is None, reason="needs the package scikit-image")
 

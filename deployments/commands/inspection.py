@@ -1,0 +1,315 @@
+"""The pipeline's command line, ``inspection``: a thin shell around the flows and the audit."""
+
+import getpass
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from flows.score_batch import NightResult
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Run the inspection pipeline: ingest camera images, train, score nights, audit and review verdicts. "
+    "Addresses come from INSPECTION_* environment variables, S3 credentials from AWS's own; see the README.",
+)
+db_app = typer.Typer(no_args_is_help=True, help="Look after the report store.")
+app.add_typer(db_app, name="db")
+
+Line = Annotated[str, typer.Argument(help="The line, as in deployments/lines/<line>.toml.")]
+Day = Annotated[
+    datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Production date; default yesterday.")
+]
+First = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First production date.")]
+Last = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last production date, included.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+PartOrKey = Annotated[str, typer.Argument(help="A part as the report names it, or the whole key of one image.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+FLOW_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+class _WithoutTraceback(logging.Filter):
+    """Leaves out of Prefect's log how its engine came to an error that is told in one line anyway."""
+
+    def __init__(self, expected: tuple[type[Exception], ...]) -> None:
+        super().__init__()
+        self._expected = expected
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the record pass, without a traceback of an expected error."""
+        if record.exc_info and isinstance(record.exc_info[1], self._expected):
+            record.exc_info = None
+        return True
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Say what is wrong in one line: a user needs the thing, the value and the way out, not a traceback."""
+    # Prefect's temporary server would report its use to its makers, and log an error where it cannot
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    from pydantic import ValidationError
+
+    from ganomaly import ConfigError, DetectorFileError, TrainingDataError, TrainingDivergedError
+    from infra.local_s3 import LocalS3Error
+    from tasks.errors import OperatingError
+
+    expected = (
+        ConfigError,
+        DetectorFileError,
+        LocalS3Error,
+        OperatingError,
+        TrainingDataError,
+        TrainingDivergedError,
+        ValidationError,
+    )
+    plain = _WithoutTraceback(expected)
+    for name in FLOW_LOGGERS:
+        logging.getLogger(name).addFilter(plain)
+    try:
+        yield
+    except expected as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        for name in FLOW_LOGGERS:
+            logging.getLogger(name).removeFilter(plain)
+
+
+def _user_name() -> str:
+    """Who runs this; empty where the system has no name for the user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+def _day(value: datetime | None) -> date | None:
+    return None if value is None else value.date()
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("var/demo"),
+) -> None:
+    """Play a week of a solar-cell plant through the whole pipeline, on real images, with embedded defaults."""
+    with _plain_errors():
+        from deployments.demo.demo import run_demo
+
+        run_demo(folder)
+
+
+@app.command()
+def lines() -> None:
+    """Check every line file and list the lines."""
+    with _plain_errors():
+        from tasks.lines.line import load_line
+        from tasks.lines.names import list_lines
+        from tasks.settings import Settings
+
+        folder = Settings().lines_dir
+        for name in list_lines(folder):
+            line = load_line(name, folder)
+            typer.echo(f"{name}: {line.description or 'no description'} ({line.images.prefix}, {line.timezone})")
+
+
+@app.command()
+def ingest(line: Line, first: First = None, last: Last = None) -> None:
+    """Record what a window's images are and whether they are fit to judge."""
+    with _plain_errors():
+        from flows.ingest_images import ingest_images
+
+        counts = ingest_images(line, _day(first), _day(last))
+    typer.echo(
+        f"{line}: {counts.listed} listed = {counts.recorded} recorded + {counts.already_recorded} known before + "
+        f"{counts.unusable} unusable + {counts.failed} failed"
+    )
+
+
+@app.command()
+def train(
+    line: Line,
+    first: First = None,
+    last: Last = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the line's training.epochs.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the line's training.seed.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Train, calibrate and register a detector from the line's recorded normal images."""
+    with _plain_errors():
+        from flows.train_ganomaly import train_ganomaly
+
+        model = train_ganomaly(line, _day(first), _day(last), epochs, seed, device)
+    typer.echo(f"{model.version.uri}: {model.promise}")
+
+
+@app.command()
+def score(
+    line: Line,
+    first: First = None,
+    last: Last = None,
+    model_version: Annotated[int | None, typer.Option(help="Instead of @champion.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score a window's images that the model has not judged yet, and publish the report."""
+    with _plain_errors():
+        from flows.score_batch import score_batch
+
+        _print_night(line, score_batch(line, _day(first), _day(last), model_version, device))
+
+
+@app.command()
+def nightly(line: Line, day: Day = None, device: Device = "auto") -> None:
+    """Ingest and score one production date: what the schedule runs."""
+    with _plain_errors():
+        from flows.nightly import nightly as nightly_flow
+
+        _print_night(line, nightly_flow(line, _day(day), device))
+
+
+def _print_night(line: str, night: "NightResult") -> None:
+    counts = night.counts
+    typer.echo(
+        f"{line}: {counts.listed} listed = {counts.scored} scored + {counts.already_scored} scored before + "
+        f"{counts.unusable} unusable + {counts.failed} failed; {counts.flagged} newly flagged; "
+        f"report {night.report_key}"
+    )
+
+
+@app.command()
+def trace(
+    part_or_key: PartOrKey,
+    line: Annotated[str | None, typer.Option(help="Only this line; default every line that knows the part.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print everything behind a part's verdicts: images, models, training, runs, failures, promotions, reviews."""
+    with _plain_errors():
+        from dataclasses import asdict
+
+        from deployments.commands.audit_screen import as_json as to_json
+        from deployments.commands.audit_screen import console, show_trace
+        from tasks.audit.trace import trace as gather
+        from tasks.store.lookup import open_archive
+
+        found = gather(open_archive(), part_or_key, line)
+        if as_json:
+            typer.echo(to_json(asdict(found)))
+        else:
+            show_trace(console(), found)
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="A run's id, as in its report, or in `inspection runs LINE`.")],
+    sample: Annotated[int, typer.Option(min=1, help="How many images to recompute at most.")] = 50,
+    seed: Annotated[int, typer.Option(help="Draws the sample; the same seed draws the same images.")] = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Recompute a random sample of a past run and compare with the stored scores; exit code 1 if they disagree."""
+    with _plain_errors():
+        from deployments.commands.audit_screen import as_json as to_json
+        from deployments.commands.audit_screen import console, show_verification, verification_facts
+        from tasks.audit.verify import verify_run
+        from tasks.store.lookup import open_archive
+
+        found = verify_run(open_archive(), run, sample, seed, device)
+        if as_json:
+            typer.echo(to_json(verification_facts(found)))
+        else:
+            show_verification(console(), found)
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    line: Line,
+    last: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List a line's scoring runs, newest first."""
+    with _plain_errors():
+        from dataclasses import asdict
+
+        from deployments.commands.audit_screen import as_json as to_json
+        from deployments.commands.audit_screen import console, show_runs
+        from tasks.store.lookup import list_runs, open_archive
+
+        found = list_runs(open_archive(), line, last)
+        if as_json:
+            typer.echo(to_json([asdict(run) for run in found]))
+        else:
+            show_runs(console(), line, found)
+
+
+@app.command()
+def flagged(
+    line: Line,
+    day: Annotated[datetime, typer.Option("--date", formats=["%Y-%m-%d"], help="Production date.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many parts at most.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List the parts of a production date that are flagged, worst first."""
+    with _plain_errors():
+        from deployments.commands.audit_screen import as_json as to_json
+        from deployments.commands.audit_screen import console, flagged_facts, show_flagged
+        from tasks.store.lookup import list_flagged, open_archive
+
+        found = list_flagged(open_archive(), line, day.date(), limit)
+        if as_json:
+            typer.echo(to_json(flagged_facts(found)))
+        else:
+            show_flagged(console(), found)
+
+
+@app.command()
+def review(
+    line: Line,
+    part_or_key: PartOrKey,
+    finding: Annotated[Literal["defect", "good"], typer.Option(help="What the part really is.")],
+    who: Annotated[str, typer.Option(default_factory=_user_name, help="Who found it.", show_default="the user's name")],
+    note: Annotated[str, typer.Option(help="Anything worth knowing.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Record what a person found on a part: a flagged part that is good, a part that passed and is defective, ...
+
+    Findings are only ever added. They belong to the newest image of the part, and of several views to the worst.
+    """
+    with _plain_errors():
+        from dataclasses import asdict
+
+        from deployments.commands.audit_screen import as_json as to_json
+        from deployments.commands.audit_screen import console, show_review
+        from tasks.audit.review import record_finding
+        from tasks.store.lookup import open_archive
+
+        found = record_finding(open_archive(), line, part_or_key, finding, who, note)
+        if as_json:
+            typer.echo(to_json(asdict(found)))
+        else:
+            show_review(console(), found)
+
+
+@db_app.command()
+def upgrade() -> None:
+    """Create the report store's tables, or bring them to this software's version."""
+    with _plain_errors():
+        from tasks.settings import Settings
+        from tasks.store.store import ReportStore
+
+        store = ReportStore(Settings().store_url)
+        store.upgrade()
+    typer.echo(f"{store.url.render_as_string(hide_password=True)}: up to date")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""The demo: a week of a solar-cell plant."""

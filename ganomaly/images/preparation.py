@@ -1,0 +1,94 @@
+"""From a camera image to the network's input: decode, judge its quality, apply the recipe. Bad input never raises."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ganomaly.errors import ImageError
+from ganomaly.images.decoding import decode_image, decode_reduced
+from ganomaly.images.quality import QualityFigures, QualityGate
+from ganomaly.images.recipe import Recipe
+
+ImageSource = bytes | Path | str | NDArray[np.uint8] | NDArray[np.uint16]
+"""An encoded image, the path of one, or decoded pixels (H, W) or (H, W, 3) RGB."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image after decoding, quality gate and recipe.
+
+    Attributes:
+        pixels: the network's input before scaling, uint8 (S, S, C); None when the image cannot be judged.
+        figures: what the quality gate measured; None when the image could not be decoded.
+        reason: None when the image is fit to judge, otherwise one short word such as ``"blurred"``.
+        detail: the reason with the value found and what is allowed; None when fit to judge.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    figures: QualityFigures | None
+    reason: str | None = None
+    detail: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether the image is fit to judge."""
+        return self.pixels is not None
+
+
+def read_image(source: ImageSource) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode an image if it is not decoded yet: (H, W) or (H, W, 3) RGB, uint8 or uint16.
+
+    Raises:
+        ImageError: if the source cannot be read or is no image of these kinds.
+    """
+    return _check_array(source) if isinstance(source, np.ndarray) else decode_image(_read(source))
+
+
+def _read(source: bytes | Path | str) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ImageError("unreadable", f"{source} cannot be read: {error.strerror or error}") from error
+
+
+def _check_array(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)):
+        raise ImageError(
+            "unsupported",
+            f"array of {pixels.dtype} {pixels.shape}: must be uint8 or uint16 of shape (H, W), (H, W, 1) or "
+            "(H, W, 3) RGB",
+        )
+    return pixels
+
+
+def prepare_image(source: ImageSource, recipe: Recipe, gate: QualityGate) -> Prepared:
+    """Decode, judge and convert one image; whatever is wrong with it is returned as its reason."""
+    figures: QualityFigures | None = None
+    try:
+        if isinstance(source, np.ndarray):
+            image, full_size = _check_array(source), source.shape[:2]
+        else:
+            image, full_size = decode_reduced(_read(source), recipe.reduction)
+        figures = gate.measure(image, full_size)
+        fault = gate.judge(figures)
+        if fault is not None:
+            return Prepared(None, figures, fault.reason, fault.detail)
+        return Prepared(recipe.apply(image, full_size), figures)
+    except ImageError as error:
+        return Prepared(None, figures, error.reason, error.detail)
+
+
+def prepare_images(
+    sources: Iterable[ImageSource], recipe: Recipe, gate: QualityGate, *, threads: int = 4
+) -> Iterator[Prepared]:
+    """Prepare images in their order, several at a time (OpenCV releases the interpreter's lock)."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="prepare") as pool:
+        yield from pool.map(lambda source: prepare_image(source, recipe, gate), sources)

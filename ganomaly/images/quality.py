@@ -1,0 +1,153 @@
+"""Is an image fit to be judged at all? An image that is not gets the verdict "unusable", never "ok"."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ganomaly.images.decoding import Pixels
+
+MEASURED_SIDE_PX = 256
+_SATURATED = 0.98
+
+
+@dataclass(frozen=True)
+class QualityFigures:
+    """What the gate measures, independent of bit depth and, but for the sides, of the camera's resolution.
+
+    Attributes:
+        width_px: width of the camera image.
+        height_px: height of the camera image.
+        brightness: 99th percentile of the grey value, [0, 1]: how bright the bright places are. (A dark part keeps some
+            bright places; a frame without light has none.)
+        contrast: standard deviation of the grey value, [0, 0.5].
+        saturated_fraction: share of pixels at 98 % of white or more, [0, 1].
+        sharpness: energy of fine detail divided by energy of coarser detail, from 0; below 0.1 when blurred.
+    """
+
+    width_px: int
+    height_px: int
+    brightness: float
+    contrast: float
+    saturated_fraction: float
+    sharpness: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an image cannot be judged.
+
+    Attributes:
+        reason: "too_small", "underexposed", "overexposed", "blank" or "blurred".
+        detail: the figure found and what is allowed.
+    """
+
+    reason: str
+    detail: str
+
+
+class QualityGate(BaseModel):
+    """The figures an image must reach. The defaults refuse what is of no use on any line.
+
+    Values of cameras that store 10 or 12 bits unshifted in 16-bit files use only the lowest 1/64 or 1/16 of the range:
+    `min_brightness` and `min_contrast` must be lowered by that factor.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_side_px: int = Field(32, ge=1, description="shortest allowed side of the camera image")
+    min_brightness: float = Field(
+        0.06, ge=0, le=1, description="lowest allowed 99th percentile of the grey value; 0 switches the check off"
+    )
+    max_saturated_fraction: float = Field(
+        0.75, ge=0, le=1, description="largest allowed share of pixels near white; 1 switches the check off"
+    )
+    min_contrast: float = Field(
+        0.01, ge=0, le=0.5, description="lowest allowed deviation of the grey value; 0 switches the check off"
+    )
+    min_sharpness: float = Field(
+        0.102,
+        ge=0,
+        description="lowest allowed ratio of fine to coarse detail; 0 for parts that are smooth by nature",
+    )
+
+    def measure(self, image: Pixels, full_size: tuple[int, int] | None = None) -> QualityFigures:
+        """Measure an image, uint8 or uint16, (H, W) or (H, W, 3) RGB.
+
+        Height and width of the camera image are given where it was decoded at a reduced size.
+
+        Everything is measured on a copy of at most 256 px a side: exposure does not depend on the resolution, single
+        pixels' noise should not count, and blur matters relative to the part, not to the camera's pixels.
+        """
+        height_px, width_px = full_size or image.shape[:2]
+        if image.size == 0:
+            return QualityFigures(width_px, height_px, 0.0, 0.0, 0.0, 0.0)
+        grey = _small_grey(image)
+        white = np.iinfo(image.dtype).max
+        unit = np.multiply(grey, np.float32(1 / white), dtype=np.float32)
+        return QualityFigures(
+            width_px=width_px,
+            height_px=height_px,
+            brightness=_percentile_99(grey, white),
+            contrast=math.sqrt(_variance(unit)),
+            saturated_fraction=float(np.count_nonzero(unit >= _SATURATED) / unit.size),
+            sharpness=_sharpness(unit, step=1 / white),
+        )
+
+    def judge(self, figures: QualityFigures) -> Fault | None:
+        """The first fault of an image with these figures; None if it is fit to judge."""
+        side_px = min(figures.width_px, figures.height_px)
+        if side_px < self.min_side_px:
+            return Fault("too_small", f"the shorter side has {side_px} px, at least {self.min_side_px} px needed")
+        if figures.brightness < self.min_brightness:
+            return Fault(
+                "underexposed", f"brightness {figures.brightness:.3f}, at least {self.min_brightness:g} needed"
+            )
+        if figures.saturated_fraction > self.max_saturated_fraction:
+            return Fault(
+                "overexposed",
+                f"{figures.saturated_fraction:.1%} of the pixels are near white, at most "
+                f"{self.max_saturated_fraction:.1%} allowed",
+            )
+        if figures.contrast < self.min_contrast:
+            return Fault("blank", f"contrast {figures.contrast:.4f}, at least {self.min_contrast:g} needed")
+        if figures.sharpness < self.min_sharpness:
+            return Fault("blurred", f"sharpness {figures.sharpness:.3f}, at least {self.min_sharpness:g} needed")
+        return None
+
+
+def _small_grey(image: Pixels) -> Pixels:
+    height, width = image.shape[:2]
+    scale = MEASURED_SIDE_PX / max(height, width)
+    small = image
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = cast("Pixels", cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    return small if small.ndim == 2 else cast("Pixels", cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+
+
+def _percentile_99(grey: Pixels, white: int) -> float:
+    histogram = cv2.calcHist([grey], [0], None, [white + 1], [0, white + 1]).ravel()
+    return float(np.searchsorted(np.cumsum(histogram), 0.99 * grey.size) / white)
+
+
+def _sharpness(unit: NDArray[np.float32], step: float) -> float:
+    """Energy between blurs of 0 and 0.8 px over energy between blurs of 0.8 and 2 px, on an image of half the size.
+
+    A blur takes energy from the fine band first, so that the ratio falls whatever the contrast and the motif. Halving
+    the image first keeps the sensor's noise, which is finest of all, from passing as sharpness; so does the share of
+    a grey step in the denominator where an image is so dark and blurred that rounding is all that both bands hold.
+    """
+    half = cv2.pyrDown(unit)
+    fine = cv2.GaussianBlur(half, (0, 0), 0.8)
+    coarse = cv2.GaussianBlur(half, (0, 0), 2)
+    return _variance(half - fine) / (_variance(fine - coarse) + 0.3 * step**2)
+
+
+def _variance(band: NDArray[Any]) -> float:
+    _, deviation = cv2.meanStdDev(band)
+    return float(deviation[0, 0]) ** 2

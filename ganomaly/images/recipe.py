@@ -1,0 +1,207 @@
+"""How a camera image becomes the network's input. The recipe is saved inside the detector: training equals scoring."""
+
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ganomaly.errors import ImageError
+from ganomaly.images.decoding import Pixels
+from ganomaly.images.quality import MEASURED_SIDE_PX
+
+
+class Recipe(BaseModel):
+    """Region of interest, channels, size and illumination, applied in this order.
+
+    Aspect ratios are not kept: the region is stretched to a square, each axis by its own factor, so that the whole of a
+    long part is seen and a defect's place maps back to the image.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size_px: int = Field(64, ge=32, multiple_of=16, description="side of the network's square input")
+    channels: Literal[1, 3] = Field(1, description="1: grey (luminance of a colour image), 3: RGB")
+    roi: tuple[int, int, int, int] | None = Field(
+        None,
+        description="region of interest [x, y, width, height] in pixels of the camera image; none: the whole image",
+    )
+    reduced_jpeg: bool = Field(
+        True,
+        description="decode JPEG files that are much larger than needed at 1/2, 1/4 or 1/8 of their size, twice as "
+        "fast at 2,000 px; false: always all pixels",
+    )
+    resize: bool = Field(True, description="false: images (after roi) must already be size_px x size_px")
+    illumination: Literal["none", "local_contrast"] = Field(
+        "local_contrast", description="local_contrast: subtract a local mean and divide by a local deviation"
+    )
+    window: float = Field(
+        0.25, ge=0.05, le=1, description="side of the window of local_contrast as a fraction of the network's input"
+    )
+    clip: float = Field(
+        3.0, ge=1, le=10, description="local deviations at which local_contrast reaches black and white"
+    )
+    noise_level: float = Field(
+        0.004,
+        gt=0,
+        le=0.5,
+        description="deviation that counts as noise, as a fraction of white: flat regions are not amplified beyond it",
+    )
+
+    @field_validator("roi")
+    @classmethod
+    def _check_roi(cls, roi: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:
+        if roi is not None and (min(roi[:2]) < 0 or min(roi[2:]) < 1):
+            raise ValueError("x and y must be at least 0, width and height at least 1")
+        return roi
+
+    @property
+    def summary(self) -> str:
+        """The recipe in one line for people."""
+        region = "the whole image" if self.roi is None else "region x {} y {}, {} x {} px".format(*self.roi)
+        colour = "grey" if self.channels == 1 else "RGB"
+        scaled = "scaled to" if self.resize else "of"
+        light = (
+            f"local contrast (window {self.window:g})" if self.illumination == "local_contrast" else "light as it is"
+        )
+        return f"{region}, {colour}, {scaled} {self.size_px} x {self.size_px} px, {light}"
+
+    def reduction(self, width_px: int, height_px: int) -> int:
+        """How many times smaller an image of this size may be decoded: 1, 2, 4 or 8.
+
+        Each side of the region keeps twice the pixels of the network's input and the longer side of the image twice
+        those that the quality gate looks at, so that both still take means of several pixels.
+        """
+        if not (self.reduced_jpeg and self.resize):
+            return 1
+        region = (width_px, height_px) if self.roi is None else self.roi[2:]
+        spare = min(min(region) // (2 * self.size_px), max(width_px, height_px) // (2 * MEASURED_SIDE_PX))
+        return next((times for times in (8, 4, 2) if times <= spare), 1)
+
+    def crop(self, image: Pixels, full_size: tuple[int, int] | None = None) -> Pixels:
+        """The region of interest as a view of the image (H, W) or (H, W, 3); the image itself without a roi.
+
+        Args:
+            image: the image, perhaps decoded at a reduced size.
+            full_size: height and width of the camera image, by default those of `image`.
+
+        Raises:
+            ImageError: "roi_outside" if the region is not wholly inside the image.
+        """
+        full_height, full_width = full_size or image.shape[:2]
+        x, y, width, height = self._region((full_height, full_width))
+        rows = _scaled(y, y + height, image.shape[0] / full_height)
+        return image[rows, _scaled(x, x + width, image.shape[1] / full_width)]
+
+    def apply(self, image: Pixels, full_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Make the network's input.
+
+        Args:
+            image: uint8 or uint16, (H, W) grey or (H, W, 3) RGB, perhaps decoded at a reduced size.
+            full_size: height and width of the camera image, by default those of `image`.
+
+        Returns:
+            uint8 (size_px, size_px, channels). With illumination "none" 0 is black and 255 white (16 bits divided by
+            257); with "local_contrast" 128 is the local mean, 1 and 255 are `clip` local deviations off.
+
+        Raises:
+            ImageError: "roi_outside", "wrong_size" (with resize = false), "unsupported" (another type or shape).
+        """
+        _check_pixels(image)
+        region = _with_channels(self.crop(image, full_size), self.channels)
+        if not self.resize and region.shape[:2] != (self.size_px, self.size_px):
+            raise ImageError(
+                "wrong_size",
+                f"{region.shape[1]} x {region.shape[0]} px, but the recipe does not resize and wants "
+                f"{self.size_px} x {self.size_px} px",
+            )
+        # float from here on: the detail of 16 bits survives until the last step, means of 8 bits are not rounded
+        unit = _resized(region.astype(np.float32), self.size_px) / np.float32(np.iinfo(image.dtype).max)
+        if self.illumination == "local_contrast":
+            steps = 128 + 127 / self.clip * np.clip(self._local_contrast(unit), -self.clip, self.clip)
+        else:
+            steps = unit * 255
+        pixels: NDArray[np.uint8] = np.rint(steps).astype(np.uint8)
+        return pixels.reshape(self.size_px, self.size_px, self.channels)
+
+    def to_image_pixels(self, map_ss: NDArray[Any], image_shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Put a heat map back on the camera image.
+
+        Args:
+            map_ss: (size_px, size_px) map over the network's input, any real type.
+            image_shape: shape of the camera image, height and width first.
+
+        Returns:
+            float32 (H, W), the map stretched over the region of interest, 0 outside of it.
+
+        Raises:
+            ImageError: "roi_outside" if the region is not wholly inside such an image.
+            ValueError: if the map has another shape.
+        """
+        if map_ss.shape != (self.size_px, self.size_px):
+            raise ValueError(f"map of shape {map_ss.shape}: must be ({self.size_px}, {self.size_px})")
+        x, y, width, height = self._region(image_shape)
+        placed = np.zeros(image_shape[:2], np.float32)
+        interpolation = cv2.INTER_AREA if max(width, height) < self.size_px else cv2.INTER_LINEAR
+        placed[y : y + height, x : x + width] = cv2.resize(
+            map_ss.astype(np.float32), (width, height), interpolation=interpolation
+        )
+        return placed
+
+    def _region(self, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+        image_height, image_width = image_shape[:2]
+        if self.roi is None:
+            return 0, 0, image_width, image_height
+        x, y, width, height = self.roi
+        if x + width > image_width or y + height > image_height:
+            raise ImageError(
+                "roi_outside",
+                f"roi x {x}..{x + width}, y {y}..{y + height} px does not lie inside the image of "
+                f"{image_width} x {image_height} px",
+            )
+        return self.roi
+
+    def _local_contrast(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(x - local mean) / (local deviation + noise level), per channel, for x in [0, 1] of shape (S, S[, C])."""
+        side = max(3, round(self.window * self.size_px) | 1)  # odd: the window has a middle
+        centred = unit - unit.mean(axis=(0, 1))  # the difference of two means of squares needs small numbers
+        mean = cv2.boxFilter(centred, -1, (side, side), borderType=cv2.BORDER_REFLECT_101)
+        mean_square = cv2.sqrBoxFilter(centred, -1, (side, side), borderType=cv2.BORDER_REFLECT_101)
+        deviation = np.sqrt(np.maximum(mean_square - mean * mean, 0))
+        contrast: NDArray[np.float32] = (centred - mean) / (deviation + np.float32(self.noise_level))
+        return contrast
+
+
+def _scaled(start: int, end: int, scale: float) -> slice:
+    first = round(start * scale)
+    return slice(first, max(first + 1, round(end * scale)))
+
+
+def _check_pixels(image: Pixels) -> None:
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        raise ImageError(
+            "unsupported",
+            f"array of {image.dtype} {image.shape}: must be uint8 or uint16 of shape (H, W) or (H, W, 3) RGB",
+        )
+    if image.size == 0:
+        raise ImageError("empty", f"array of shape {image.shape} has no pixels")
+
+
+def _with_channels(region: Pixels, channels: int) -> NDArray[Any]:
+    if channels == 1 and region.ndim == 3:
+        return cv2.cvtColor(region, cv2.COLOR_RGB2GRAY)
+    if channels == 3 and region.ndim == 2:
+        return cv2.cvtColor(region, cv2.COLOR_GRAY2RGB)
+    return region
+
+
+def _resized(image: NDArray[np.float32], size_px: int) -> NDArray[np.float32]:
+    """Stretch to a square: first the axes that shrink, by area, then those that grow, linearly."""
+    height, width = image.shape[:2]
+    shrunk = (min(width, size_px), min(height, size_px))
+    if shrunk != (width, height):
+        image = np.asarray(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), np.float32)
+    if shrunk != (size_px, size_px):
+        image = np.asarray(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_LINEAR), np.float32)
+    return image

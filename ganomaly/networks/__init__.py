@@ -1,0 +1,1 @@
+"""GANomaly's networks, its losses and its training."""

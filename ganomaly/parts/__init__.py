@@ -1,0 +1,1 @@
+"""Which images show one part, and what each part is used for."""

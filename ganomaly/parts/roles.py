@@ -1,0 +1,257 @@
+"""Who trains, who fits the score's statistics and who sets the limit. Views of one part always stay together."""
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+from ganomaly.errors import TrainingDataError
+from ganomaly.images.preparation import Prepared
+from ganomaly.parts.near_duplicates import content_ids, find_groups
+from ganomaly.scoring.calibration import CalibrationConfig, required_calibration_images, too_few_images
+
+Role = Literal["train", "fit", "calibrate"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+FEW_PARTS = 0.5
+"""Parts per part id (or image, without ids) up to which a folder counts as photos of a few parts."""
+LARGE_PART = 0.25
+"""Share of the images from which near-duplicates of one part outweigh the others."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of each of N images.
+
+    Attributes:
+        roles: (N,) one of "train", "fit", "calibrate", or "" for an image that cannot be judged or is spare.
+        parts: (N,) the part of each usable image, "" for the others: part ids and near-duplicates united.
+        images: usable images.
+        stated: different part ids among them; where there are no ids, the images.
+        spare: usable images without a role: further images of parts that calibrate, which count once.
+        warning: what is wrong with the images as a sample of parts, for people; None if nothing is.
+    """
+
+    roles: NDArray[np.str_]
+    parts: NDArray[np.str_]
+    images: int
+    stated: int
+    spare: int
+    warning: str | None
+
+    @property
+    def n_parts(self) -> int:
+        """Different parts among the usable images."""
+        return len(set(self.parts[self.parts != ""].tolist()))
+
+    @property
+    def summary(self) -> str:
+        """The plan in one line for people."""
+        counts = Counter(self.roles.tolist())
+        listed = ", ".join(f"{counts[role]:,} to {role}" for role in ROLES)
+        spare = f", {self.spare:,} more of parts that calibrate" if self.spare else ""
+        united = " (near-duplicates count as one)" if self.n_parts < self.stated else ""
+        return f"{self.images:,} images of {self.n_parts:,} parts{united}: {listed}{spare}"
+
+
+def split_by_part(
+    parts: Sequence[str], *, fit_fraction: float, calibrate_fraction: float, seed: int
+) -> NDArray[np.str_]:
+    """Assign a role to each image so that all images of one part share it.
+
+    Args:
+        parts: part id of each image, (N,).
+        fit_fraction: share of the parts that joins in fitting the score but does not train the networks.
+        calibrate_fraction: share of the parts that only sets the limit.
+        seed: draws the assignment; the order of ``parts`` does not matter.
+
+    Returns:
+        One of "train", "fit", "calibrate" for each image, (N,).
+    """
+    unique = np.array(sorted(set(parts)), dtype=np.str_)
+    shuffled = np.random.default_rng(seed).permutation(unique).tolist()
+    n_calibrate = round(len(unique) * calibrate_fraction)
+    n_fit = round(len(unique) * fit_fraction)
+    roles: dict[str, Role] = dict.fromkeys(shuffled, "train")
+    roles |= dict.fromkeys(shuffled[:n_calibrate], "calibrate")
+    roles |= dict.fromkeys(shuffled[n_calibrate : n_calibrate + n_fit], "fit")
+    return np.array([roles[part] for part in parts], dtype=np.str_)
+
+
+def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config: CalibrationConfig, seed: int) -> Plan:
+    """Check that normal images can train and calibrate a detector as asked, and give each usable one its role.
+
+    Two images are of one part if their part ids say so or if they are near-duplicates
+    (`ganomaly.parts.near_duplicates`), directly or through others: no part trains and calibrates. The promise of the
+    limit is about a new *part*, and only parts are
+    exchangeable: ten photos of a part say hardly more about the next part than one. So a part that calibrates does so
+    with one image, drawn by the seed, its others are spare, and the number n of the promise counts parts. (With all of
+    V photos of each of K parts the false-reject rate could be up to 1 / (K + 1) above the promised one.)
+
+    Args:
+        prepared: the images after decoding, quality gate and recipe, (N,).
+        parts: part id of each image, (N,); None if nobody knows.
+        config: the fractions, the false-reject rate, and whether near-duplicates count.
+        seed: draws the assignment, which depends on the images (and their part ids) but not on their order.
+
+    Raises:
+        TrainingDataError: if there are no usable images, if their sizes differ although the recipe does not resize, or
+            if too few are left to train or too few parts to calibrate.
+    """
+    if parts is not None and len(prepared) != len(parts):
+        raise ValueError(f"{len(parts)} part ids for {len(prepared)} images: give one for each image")
+    _check_usable(prepared)
+    usable = np.array([image.usable for image in prepared])
+    pixels = np.array([image.pixels for image in prepared if image.pixels is not None])
+    contents = content_ids(pixels)
+    stated = contents if parts is None else np.array(parts, dtype=np.str_)[usable]
+    united = stated if config.near_duplicates == "ignore" else unite_parts(stated, find_groups(pixels))
+    roles = split_by_part(
+        united.tolist(), fit_fraction=config.fit_fraction, calibrate_fraction=config.calibrate_fraction, seed=seed
+    )
+    spare = _spare(united, contents, seed) & (roles == "calibrate")
+    roles = np.where(spare, "", roles)
+    n_stated = len(united) if parts is None else len(set(stated.tolist()))
+    _check_counts(Counter(roles.tolist()), len(set(united.tolist())), n_stated, config)
+    return Plan(
+        roles=_spread(roles, usable),
+        parts=_spread(united, usable),
+        images=len(united),
+        stated=n_stated,
+        spare=int(spare.sum()),
+        warning=_warning(united, n_stated),
+    )
+
+
+def unite_parts(parts: Sequence[str] | NDArray[np.str_], groups: NDArray[np.intp]) -> NDArray[np.str_]:
+    """Unite parts that share a group, and groups that share a part.
+
+    Args:
+        parts: part id of each image, (N,).
+        groups: group number of each image, (N,).
+
+    Returns:
+        The smallest part id of all that hang together, for each image, (N,).
+    """
+    names, part_n = np.unique(np.asarray(parts, dtype=np.str_), return_inverse=True)
+    size = len(names) + int(groups.max(initial=-1)) + 1
+    graph = coo_array((np.ones(len(groups)), (part_n, len(names) + groups)), shape=(size, size))
+    component = connected_components(graph, directed=False)[1][: len(names)]
+    _, first = np.unique(component, return_index=True)  # names ascend: the first is the smallest
+    united: NDArray[np.str_] = names[first[component[part_n]]]
+    return united
+
+
+def parts_from_names(names: Sequence[str], pattern: str) -> list[str]:
+    """The part id in each file name.
+
+    Args:
+        names: paths with forward slashes, (N,).
+        pattern: regular expression, searched in each name; the part id is the group named ``part`` or else the first.
+
+    Raises:
+        ValueError: if the pattern is no regular expression, has no group, or a name does not match it.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"part pattern {pattern!r}: is no regular expression ({error})") from None
+    if not expression.groups:
+        raise ValueError(f"part pattern {pattern!r}: has no group; put the part id in brackets, as in '^([^_]+)_'")
+    group = expression.groupindex.get("part", 1)
+    found = [expression.search(name) for name in names]
+    parts = [match[group] if match else None for match in found]
+    missing = [name for name, part in zip(names, parts, strict=True) if not part]
+    if missing:
+        raise ValueError(
+            f"part pattern {pattern!r}: finds no part id in {len(missing)} of {len(names)} names, for example "
+            f"{missing[0]!r}; it is searched in the path below the folder"
+        )
+    return [part for part in parts if part]
+
+
+def _spread(values: NDArray[np.str_], usable: NDArray[np.bool_]) -> NDArray[np.str_]:
+    """Values of the usable images, "" for the others."""
+    spread = np.full(len(usable), "", dtype=values.dtype)
+    spread[usable] = values
+    return spread
+
+
+def _spare(parts: NDArray[np.str_], contents: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
+    """All images of each part but one, which the seed draws, whatever the order of the images."""
+    draws = [hashlib.blake2b(f"{seed} {content}".encode(), digest_size=8).hexdigest() for content in contents.tolist()]
+    by_draw = np.lexsort((np.array(draws), parts))
+    spare = np.ones(len(parts), dtype=bool)
+    spare[by_draw[np.unique(parts[by_draw], return_index=True)[1]]] = False
+    return spare
+
+
+def _warning(parts: NDArray[np.str_], n_stated: int) -> str | None:
+    counts = Counter(parts.tolist())
+    largest = counts.most_common(1)[0][1]
+    if len(counts) <= FEW_PARTS * n_stated:
+        return (
+            f"most images are photos of a few parts: {n_stated:,} images or part ids, but near-duplicates make them "
+            f"{len(counts):,} parts, the largest with {largest:,} images. What was learned may not hold for other "
+            "parts; add images of other good parts"
+        )
+    if len(counts) < n_stated and largest > LARGE_PART * len(parts):
+        return (
+            f"{largest:,} of {len(parts):,} images look like photos of one part. They outweigh the others; add images "
+            "of other good parts"
+        )
+    return None
+
+
+def _check_usable(prepared: Sequence[Prepared]) -> None:
+    reasons = Counter(image.reason for image in prepared if not image.usable)
+    if not prepared:
+        raise TrainingDataError("no images to train on: none were found")
+    if reasons["wrong_size"]:
+        sizes = Counter(f"{i.figures.width_px} x {i.figures.height_px}" for i in prepared if i.figures is not None)
+        listed = ", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(5))
+        example = next(image.detail for image in prepared if image.reason == "wrong_size")
+        raise TrainingDataError(
+            f"the recipe does not resize, but {reasons['wrong_size']} of {len(prepared)} images have another size "
+            f"than it needs: {example}. Sizes found: {listed}. Set recipe.resize = true, or recipe.roi and "
+            "recipe.size_px to the size of the images"
+        )
+    if sum(reasons.values()) == len(prepared):
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise TrainingDataError(f"no images to train on: none of {len(prepared)} can be judged ({listed})")
+
+
+def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: CalibrationConfig) -> None:
+    usable = counts.total()
+    fault = too_few_images(counts["calibrate"], config.false_reject_rate, config.confidence)
+    if fault is not None:
+        needed = required_calibration_images(config.false_reject_rate, config.confidence)
+        raise TrainingDataError(
+            f"too few parts to calibrate: {counts['calibrate']} of {n_parts} parts ({usable} usable images) are held "
+            f"out for calibration, but {fault}, each of another part; add images of other good parts (about "
+            f"{math.ceil(needed / config.calibrate_fraction)} parts suffice), raise calibration.calibrate_fraction or "
+            f"calibration.false_reject_rate{_way_out(n_parts, n_stated)}"
+        )
+    if counts["train"] < 2:
+        raise TrainingDataError(
+            f"too few images to train: {counts['train']} of {usable} usable ones are left for the networks; add images "
+            f"of good parts or lower calibration.calibrate_fraction and calibration.fit_fraction"
+            f"{_way_out(n_parts, n_stated)}"
+        )
+
+
+def _way_out(n_parts: int, n_stated: int) -> str:
+    if n_parts >= n_stated:
+        return ""
+    return (
+        f". Near-duplicates made {n_parts} parts of {n_stated}: if they are different parts that look alike, set "
+        'calibration.near_duplicates = "ignore"'
+    )

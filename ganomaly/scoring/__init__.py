@@ -1,0 +1,1 @@
+"""From what networks say to a verdict: scores, their fusion, calibration, heat map."""

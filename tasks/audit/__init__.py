@@ -1,0 +1,1 @@
+"""What led to a verdict, and whether it still comes out."""

@@ -1,0 +1,64 @@
+"""What people found on parts: recorded beside the verdicts, never over them."""
+
+from dataclasses import dataclass
+
+from tasks.errors import OperatingError
+from tasks.store.lookup import Archive, nothing_recorded
+from tasks.store.store import Finding, Review, StoredImage, StoredScore
+
+
+class ReviewError(OperatingError):
+    """A finding that cannot be recorded as it is."""
+
+
+@dataclass(frozen=True)
+class ReviewOutcome:
+    """A recorded finding and what it says about the verdict.
+
+    Attributes:
+        review: as it was recorded.
+        image: that it is attached to.
+        verdict: the newest one on that image, None if there is none.
+        meaning: ``false reject``, ``escape``, ``confirmed`` or ``not judged``.
+    """
+
+    review: Review
+    image: StoredImage
+    verdict: StoredScore | None
+    meaning: str
+
+
+def record_finding(
+    archive: Archive, line: str, part_or_key: str, finding: Finding, who: str, note: str = ""
+) -> ReviewOutcome:
+    """Record what a person found on a part; nothing is ever changed or removed, a later finding stands beside it.
+
+    It is attached to the newest version of the object; where a part has several views, to the one that looked worst.
+
+    Raises:
+        NothingRecordedError: if the line has no such part or key.
+        ReviewError: if nobody is named.
+    """
+    if not who.strip():
+        raise ReviewError(f"who = {who!r}: a finding needs the name of the person who found it; give --who NAME")
+    images = archive.store.find_images(part_or_key, line)
+    if not images:
+        raise nothing_recorded(archive, part_or_key, line)
+    newest = {image.key: image for image in sorted(images, key=lambda image: (image.captured_at, image.id))}
+    verdicts = {v.image_id: v for v in archive.store.verdicts_of([image.id for image in newest.values()])}
+    image = max(newest.values(), key=lambda image: (_badness(verdicts.get(image.id)), image.captured_at))
+    recorded = archive.store.record_review(line, image.id, finding, who.strip(), note)
+    verdict = verdicts.get(image.id)
+    return ReviewOutcome(recorded, image, verdict, _meaning(finding, verdict))
+
+
+def _badness(verdict: StoredScore | None) -> float:
+    return -1.0 if verdict is None or verdict.normalised_score is None else verdict.normalised_score
+
+
+def _meaning(finding: Finding, verdict: StoredScore | None) -> str:
+    if verdict is None or verdict.verdict == "unusable":
+        return "not judged"
+    if verdict.verdict == "flagged":
+        return "confirmed" if finding == "defect" else "false reject"
+    return "escape" if finding == "defect" else "confirmed"

@@ -1,0 +1,1 @@
+"""The production lines and the dates that a run covers."""

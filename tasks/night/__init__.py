@@ -1,0 +1,1 @@
+"""One night: list, fetch and prepare, score, commit."""

@@ -1,0 +1,123 @@
+"""Write the night's report to the bucket: scores.parquet, flagged.csv, report.html."""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from ganomaly.detector import Detector
+from ganomaly.images.preparation import read_image
+from tasks.bucket.bucket import ObjectStoreError
+from tasks.lines.window import Window
+from tasks.night.accounting import RunCounts
+from tasks.night.listing import Listing
+from tasks.night.score import PinnedModel, encode_jpeg, overlay_jpeg
+from tasks.report.report import NightReport, Picture, flagged_csv, night_markdown, report_html, scores_parquet
+from tasks.steps import NETWORK_STEP, show_markdown
+from tasks.store.store import ScoringRun
+from tasks.systems import Systems
+
+MAX_PICTURES = 60
+PICTURES_AT_ONCE = 10  # images may be large
+
+
+def report_folder(line: str, window: Window, run_id: str) -> str:
+    """Key prefix of a run's report: ``reports/<line>/<last date of the window>/<run>``."""
+    return f"reports/{line}/{window.end}/{run_id}"
+
+
+@task(name="publish-report", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def publish_report(systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, counts: RunCounts) -> str:
+    """Write the report of a run's window to the bucket, and its table to the Prefect UI; gives the report's key."""
+    window = Window(run.window_start, run.window_end)
+    report = night_report(systems, model, run, listing, counts)
+    folder = report_folder(run.line, window, run.id)
+    systems.objects.put(f"{folder}/scores.parquet", scores_parquet(report), "application/vnd.apache.parquet")
+    systems.objects.put(f"{folder}/flagged.csv", flagged_csv(report).encode(), "text/csv; charset=utf-8")
+    html = report_html(report, max_pictures=MAX_PICTURES)
+    key = f"{folder}/report.html"
+    systems.objects.put(key, html.encode(), "text/html; charset=utf-8")
+    show_markdown(night_markdown(report), key=f"night-{run.line}", description=f"{run.line}, {window}")
+    return key
+
+
+def find_published(systems: Systems, window: Window, model: PinnedModel) -> ScoringRun | None:
+    """The newest complete run that wrote a report for exactly this window and model version.
+
+    None as well if another run has scored in the window since that one began: it may have been killed before it could
+    write what it found into a report.
+    """
+    judge = (systems.line.line, window.start, window.end, model.version.version, model.calibration_id)
+    published = systems.store.latest_report(*judge)
+    if published is None or systems.store.scored_since(*judge, published.started_at, besides=published.id):
+        return None
+    return published
+
+
+def night_report(
+    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, counts: RunCounts
+) -> NightReport:
+    """Gather what the report of a run says: all verdicts of its model version on what the window's listing holds."""
+    calibration = model.detector.calibration
+    assert calibration is not None
+    scores = systems.store.scores_of_window(
+        run.line, run.window_start, run.window_end, run.model_version, run.calibration_id
+    )
+    etags = {image.key: image.etag for image in listing.images}
+    present = [etags.get(key) == etag for key, etag in zip(scores["key"], scores["etag"], strict=True)]
+    scores = scores if all(present) else scores[present]
+    del etags, present  # what follows takes memory as well
+    line = systems.line
+    return NightReport(
+        line=line.line,
+        description=line.description,
+        timezone=line.timezone,
+        window_start=run.window_start,
+        window_end=run.window_end,
+        run_id=run.id,
+        started_at=run.started_at,
+        finished_at=datetime.now(UTC),
+        model_name=run.model_name,
+        model_version=run.model_version,
+        calibration_id=run.calibration_id,
+        snapshot_id=run.snapshot_id,
+        code_version=run.code_version,
+        recipe_summary=model.detector.config.recipe.summary,
+        promised_false_reject_rate=calibration.false_reject_rate,
+        calibration_images=calibration.n_images,
+        reject_limit_raw=calibration.limit,
+        counts=counts,
+        scores=scores,
+        failures=systems.store.failures_of_run(run.id),
+        pictures=_pictures(systems, model.detector, scores[scores["verdict"] == "flagged"].head(MAX_PICTURES)),
+        attribution=line.attribution or None,
+    )
+
+
+def _pictures(systems: Systems, detector: Detector, flagged: pd.DataFrame) -> dict[str, Picture]:
+    """The pictures of flagged images by key; one that has vanished since is left out."""
+    pictures: dict[str, Picture] = {}
+    for start in range(0, len(flagged), PICTURES_AT_ONCE):
+        fetched: dict[str, bytes] = {}
+        for row in flagged.iloc[start : start + PICTURES_AT_ONCE].itertuples():
+            with suppress(ObjectStoreError):
+                fetched[row.key] = systems.objects.get(row.key, row.etag)
+        pictures |= _draw(detector, fetched)
+    return pictures
+
+
+def _draw(detector: Detector, images: dict[str, bytes]) -> dict[str, Picture]:
+    """Images and their overlays, drawn anew: who scores need not be allowed to read the reports, where they lie."""
+    prepared = {key: detector.prepare(data) for key, data in images.items()}
+    usable = [key for key, image in prepared.items() if image.usable]
+    if not usable:
+        return {}
+    pixels = detector.stack([prepared[key] for key in usable], np.ones(len(usable), dtype=bool))  # noqa: PD013 no table
+    heats = detector.heat_maps(pixels)
+    return {
+        key: Picture(encode_jpeg(read_image(images[key])), overlay_jpeg(detector, images[key], heat))
+        for key, heat in zip(usable, heats, strict=True)
+    }

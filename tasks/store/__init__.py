@@ -1,0 +1,1 @@
+"""The report store: images, runs, scores, reviews, promotions."""

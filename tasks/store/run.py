@@ -1,0 +1,106 @@
+"""The record of a scoring run: opened before the first image, closed with its accounting whatever happens."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from tasks.errors import OperatingError
+from tasks.lines.window import Window
+from tasks.night.accounting import AccountingError, RunCounts
+from tasks.night.listing import Listing
+from tasks.night.score import OpenRun, PinnedModel
+from tasks.process import finish_before_stopping
+from tasks.settings import code_version
+from tasks.store.lease import heartbeat
+from tasks.store.store import FailureRecord
+from tasks.systems import Systems
+
+NAMED_IN_MESSAGE = 3
+
+
+class FailedImagesError(OperatingError):
+    """A run that judged what it could and is complete in its accounting, but could not read some images."""
+
+
+@task(name="find-unfinished", cache_policy=NO_CACHE, persist_result=False)
+def find_unfinished(systems: Systems, window: Window) -> int | None:
+    """The model version with which the window's newest run did not come to its end: its report must be of one model.
+
+    Runs of the line that still count as running although their process died are closed as interrupted.
+    """
+    logger, store, line = get_run_logger(), systems.store, systems.line.line
+    for dead in store.end_dead_runs(line):
+        logger.warning("run %s of %s gave no sign of life and is closed as interrupted", dead.id, line)
+    newest = store.newest_run(line, window.start, window.end)
+    if newest is None or newest.state == "completed":
+        return None
+    logger.info("run %s is %s: its model version %d is kept", newest.id, newest.state, newest.model_version)
+    return newest.model_version
+
+
+@contextmanager
+def scoring_run(
+    systems: Systems, window: Window, listing: Listing, model: PinnedModel, before: RunCounts, flow_run_id: str
+) -> Iterator[OpenRun]:
+    """Open a run, keep it alive, and close it with its counts: completed, failed, or interrupted, with the reason.
+
+    Objects that cannot be images of the line are recorded as failures of the run, so that the report names them.
+
+    Raises:
+        AccountingError: if the counts do not add up at the end, or the report store does not hold what was counted.
+        FailedImagesError: if images could not be read.
+    """
+    store = systems.store
+    row = store.start_run(
+        systems.line.line,
+        window.start,
+        window.end,
+        model_name=model.version.name,
+        model_version=model.version.version,
+        calibration_id=model.calibration_id,
+        snapshot_id=model.version.snapshot_id,
+        code_version=code_version(),
+        flow_run_id=flow_run_id,
+        lease_s=systems.settings.lease_s,
+    )
+    run = OpenRun(row, before)
+    try:
+        with heartbeat(store, row.id, systems.settings.lease_s):
+            store.save_failures(row.id, [FailureRecord(s.key, s.etag, s.reason, s.detail) for s in listing.strays])
+            yield run
+            run.counts.reconcile()
+            _reconcile_with_store(systems, listing, run)
+    except BaseException as error:
+        _close(systems, run, "failed" if isinstance(error, Exception) else "interrupted", _message(error))
+        raise
+    _close(systems, run, "completed", "")
+
+
+def _close(systems: Systems, run: OpenRun, state: str, message: str) -> None:
+    with finish_before_stopping():
+        systems.store.finish_run(run.row.id, run.counts, state, message, run.report_key)
+
+
+def _message(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _reconcile_with_store(systems: Systems, listing: Listing, run: OpenRun) -> None:
+    """Check in the report store itself that every listed image has a verdict, or is named as failed."""
+    row = run.row
+    judged = systems.store.judged(row.line, row.window_start, row.window_end, row.model_version, row.calibration_id)
+    failures = systems.store.failures_of_run(row.id)
+    failed = set(zip(failures["key"], failures["etag"], strict=True))
+    if lost := [image.key for image in listing.images if image.identity not in judged and image.identity not in failed]:
+        raise AccountingError(
+            f"run {row.id}: {len(lost)} listed images have neither a verdict nor a failure in the report store, "
+            f"for example {', '.join(map(repr, lost[:NAMED_IN_MESSAGE]))}"
+        )
+    if run.counts.failed:
+        raise FailedImagesError(
+            f"run {row.id}: {run.counts.failed} of {run.counts.listed} images could not be read; they are named in "
+            "the report and the next run tries them again"
+        )

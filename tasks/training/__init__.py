@@ -1,0 +1,1 @@
+"""Train a line's detector: snapshot, detector, registered version."""

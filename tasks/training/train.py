@@ -1,0 +1,272 @@
+"""Train a line's detector: choose normal images, fix them as a snapshot, train, calibrate, register."""
+
+import csv
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from ganomaly import Detector, DetectorConfig, TrainingDataError
+from ganomaly.evaluation.baseline_check import check_against_baselines
+from ganomaly.networks.training import EpochStats, TrainingConfig
+from ganomaly.parts.roles import ROLES, Plan, plan_roles
+from tasks.lines.window import Window
+from tasks.night.fetching import FetchedImage, fetch_pool, in_chunks, split_failed, without_data
+from tasks.night.listing import ListedImage
+from tasks.registry.registry import CHALLENGER, CHAMPION, ModelVersion, TrainingRun, model_name
+from tasks.settings import code_version
+from tasks.steps import NETWORK_STEP, ProgressArtifact
+from tasks.systems import Systems
+from tasks.training.figures import calibration_figure, loss_figure, reconstruction_figure
+from tasks.training.snapshot import COLUMNS, snapshot_id
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The images that a detector is trained on, prepared.
+
+    Attributes:
+        id: content hash of the manifest, 16 hexadecimal digits.
+        manifest: columns key, etag, sha256, part, role; by key.
+        pixels: for each role, uint8 (N, S, S, C).
+        plan: how the images were dealt out, and how many parts they are.
+    """
+
+    id: str
+    manifest: pd.DataFrame
+    pixels: dict[str, np.ndarray]
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training ended with."""
+
+    version: ModelVersion
+    snapshot_id: str
+    images: dict[str, int]
+    reject_limit: float
+    promise: str
+
+    def as_markdown(self, alias: str) -> str:
+        """The model in one screen, for the Prefect UI."""
+        rows = "\n".join(f"| images to {role} | {count} |" for role, count in sorted(self.images.items()))
+        return (
+            f"# {self.version.uri} (@{alias})\n\n{self.promise}\n\n| | |\n| --- | ---: |\n{rows}\n"
+            f"| reject limit | {self.reject_limit:.4f} |\n| snapshot | {self.snapshot_id} |\n"
+            f"| MLflow run | {self.version.mlflow_run_id} |\n"
+        )
+
+
+def with_overrides(config: DetectorConfig, *, epochs: int | None, seed: int | None) -> DetectorConfig:
+    """The configuration with another number of epochs or another seed, validated like the line's file.
+
+    Raises:
+        pydantic.ValidationError: for a value out of range.
+    """
+    changes = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
+    training = TrainingConfig.model_validate(config.training.model_dump() | changes)
+    return config.model_copy(update={"training": training})
+
+
+@task(name="choose-normal-images", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def choose_normal_images(systems: Systems, window: Window | None) -> tuple[ListedImage, ...]:
+    """The recorded images of the window and, where the line keeps a list, only those known to be normal.
+
+    Whether they are fit to judge is found out anew by the recipe that trains: it may have changed since.
+
+    Raises:
+        TrainingDataError: if there are none; says where they were looked for.
+    """
+    line = systems.line
+    start, end = (window.start, window.end) if window else (date.min, date.max)
+    where = f"line {line.line}, {window or 'all dates'}"
+    recorded = systems.store.recorded_images(line.line, start, end)
+    if recorded.empty:
+        raise TrainingDataError(
+            f"no images to train on: the report store knows no image of {where}; "
+            f"record them first with `inspection ingest {line.line}`"
+        )
+    if line.images.normal_list is not None:
+        normal = _read_normal_list(systems)
+        found, recorded = len(recorded), recorded[recorded["key"].isin(normal)]
+        if recorded.empty:
+            raise TrainingDataError(
+                f"no images to train on: of {found} recorded images of {where} none is among the {len(normal)} keys of "
+                f"{systems.objects.uri(line.images.normal_list)}"
+            )
+    # a key that was replaced in the bucket has several rows: only the newest can still be fetched
+    newest = recorded.sort_values(["key", "captured_at"]).drop_duplicates("key", keep="last")
+    return tuple(
+        ListedImage(row.key, row.etag, row.part, row.view, row.production_date, row.captured_at, int(row.size_bytes))
+        for row in newest.itertuples()
+    )
+
+
+def _read_normal_list(systems: Systems) -> set[str]:
+    key = systems.line.images.normal_list
+    assert key is not None
+    reader = csv.DictReader(io.StringIO(systems.objects.get(key).decode("utf-8-sig")))
+    if "key" not in (reader.fieldnames or []):
+        raise TrainingDataError(
+            f"{systems.objects.uri(key)}: needs a column key; has {', '.join(reader.fieldnames or []) or 'none'}"
+        )
+    return {row["key"] for row in reader}
+
+
+@task(name="take-snapshot", cache_policy=NO_CACHE, persist_result=False)
+def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[ListedImage]) -> Snapshot:
+    """Fetch and prepare the images, split the usable ones by part, and fix the result as a snapshot.
+
+    Raises:
+        TrainingDataError: if they cannot train or calibrate the detector as asked.
+    """
+    logger = get_run_logger()
+    fetched: list[FetchedImage] = []
+    with fetch_pool(systems.line.scoring.fetch_threads) as pool:
+        for chunk in in_chunks(images, systems.line.scoring.chunk_size):
+            waiting = pool.start(systems.objects, chunk, config.recipe, config.quality, without_data)
+            found, failed = split_failed(waiting())
+            fetched += found
+            for failure in failed:
+                logger.warning("%s %s: not trained on: %s", failure.image.key, failure.reason, failure.detail)
+            logger.info("%d of %d training images fetched", len(fetched), len(images))
+    prepared = [found.prepared for found in fetched]
+    parts = [found.image.part for found in fetched]
+    plan = plan_roles(prepared, parts, config.calibration, config.training.seed)
+    logger.info("%s; part ids and near-duplicates united", plan.summary)
+    if plan.warning is not None:
+        logger.warning("%s", plan.warning)
+    detector_input = {role: _stack(fetched, plan.roles == role) for role in ROLES}
+    manifest = pd.DataFrame(
+        [
+            (found.image.key, found.image.etag, found.sha256, found.image.part, role)
+            for found, role in zip(fetched, plan.roles, strict=True)
+            if role
+        ],
+        columns=list(COLUMNS),
+    )
+    return Snapshot(snapshot_id(manifest), manifest, detector_input, plan)
+
+
+def _stack(fetched: Sequence[FetchedImage], chosen: np.ndarray) -> np.ndarray:
+    pixels = [found.prepared.pixels for found, take in zip(fetched, chosen, strict=True) if take]
+    shape = next(found.prepared.pixels.shape for found in fetched if found.prepared.pixels is not None)
+    return np.array(pixels, dtype=np.uint8).reshape(-1, *shape)
+
+
+@task(name="train-detector", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+def train_detector(systems: Systems, config: DetectorConfig, snapshot: Snapshot, device: str) -> TrainedModel:
+    """Train and calibrate on the snapshot and register the result, all in one MLflow run."""
+    line = systems.line.line
+    detector = Detector(config, device=device, snapshot_id=snapshot.id)
+    tags = {"line": line, "snapshot_id": snapshot.id, "code_version": code_version()}
+    with systems.registry.training_run(line, f"{line} {snapshot.id[:8]}", tags) as run:
+        run.log_params(config.model_dump())
+        run.log_snapshot(snapshot.manifest, snapshot.id, systems.objects.uri(systems.line.images.prefix))
+        history = _train(detector, snapshot, run)
+        fitted = np.concatenate([snapshot.pixels["train"], snapshot.pixels["fit"]])
+        detector.calibrate(fitted, snapshot.pixels["calibrate"])
+        _warn_if_a_baseline_is_better(detector, fitted, snapshot)
+        return _register(systems, detector, snapshot, history, run)
+
+
+def _warn_if_a_baseline_is_better(detector: Detector, fitted: np.ndarray, snapshot: Snapshot) -> None:
+    config = detector.config
+    if config.model.kind == "anogan":  # which takes seconds for an image
+        return
+    check = check_against_baselines(detector, fitted, snapshot.pixels["calibrate"], seed=config.training.seed)
+    if check is not None and check.warning is not None:
+        get_run_logger().warning("%s", check.warning)
+
+
+def _train(detector: Detector, snapshot: Snapshot, run: TrainingRun) -> list[EpochStats]:
+    logger = get_run_logger()
+    history: list[EpochStats] = []
+    progress = ProgressArtifact("training", "epochs")
+    for stats in detector.train(snapshot.pixels["train"]):
+        run.log_epoch(stats)
+        history.append(stats)
+        progress.update(stats.epoch, stats.epochs)
+        logger.info(
+            "epoch %d of %d: L_adv %.4f, L_con %.4f, L_enc %.4f, discriminator %.4f, %.0f images/s",
+            stats.epoch,
+            stats.epochs,
+            stats.loss_adversarial,
+            stats.loss_contextual,
+            stats.loss_encoder,
+            stats.loss_discriminator,
+            stats.images_per_s,
+        )
+    return history
+
+
+def _register(
+    systems: Systems, detector: Detector, snapshot: Snapshot, history: Sequence[EpochStats], run: TrainingRun
+) -> TrainedModel:
+    calibration = detector.calibration
+    assert calibration is not None
+    images = dict(Counter(snapshot.manifest["role"]))
+    run.log_metrics(
+        {
+            "reject_limit": calibration.limit,
+            "calibration_images": calibration.n_images,
+            "parts": snapshot.plan.n_parts,
+            **{f"images_{role}": count for role, count in images.items()},
+        }
+    )
+    run.log_figure(loss_figure(history), "losses")
+    run.log_figure(calibration_figure(calibration), "calibration")
+    run.log_figure(_held_out_figure(detector, snapshot), "held_out")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "detector"
+        detector.save(folder)
+        ok, example_png = cv2.imencode(".png", snapshot.pixels["calibrate"][0])
+        assert ok
+        tags = {
+            "snapshot_id": snapshot.id,
+            "calibration_id": calibration.id,
+            "code_version": code_version(),
+            "false_reject_rate": str(calibration.false_reject_rate),
+        }
+        version = run.log_model(folder, example_png.tobytes(), tags, model_name(systems.line.line))
+    return TrainedModel(version, snapshot.id, images, calibration.limit, calibration.promise)
+
+
+def _held_out_figure(detector: Detector, snapshot: Snapshot):
+    pixels = snapshot.pixels["calibrate"]
+    scores = detector.raw_scores(pixels)
+    order = np.argsort(scores)
+    shown = order[np.linspace(0, len(order) - 1, num=min(8, len(order))).round().astype(int)]
+    return reconstruction_figure(pixels[shown], detector.heat_maps(pixels[shown]), scores[shown].tolist())
+
+
+@task(name="assign-alias", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
+    """Make the version champion where the line has none, otherwise challenger; the promotion is recorded."""
+    champion = systems.registry.champion(systems.line.line)
+    if champion is not None and champion.version != version.version:
+        systems.registry.set_alias(version, CHALLENGER)
+        return CHALLENGER
+    if champion is None:
+        systems.registry.set_alias(version, CHAMPION)
+        systems.store.record_promotion(
+            systems.line.line,
+            model_name=version.name,
+            alias=CHAMPION,
+            version=version.version,
+            previous_version=None,
+            who=who,
+            why="first model of the line",
+        )
+    return CHAMPION
