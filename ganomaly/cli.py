@@ -225,8 +225,8 @@ def _fit(
     for warning in (plan.warning, None if check is None else check.warning):
         if warning is not None:
             typer.secho(f"warning: {warning}", fg="yellow", err=True)
-    if detector.heads is not None and detector.heads.is_surface:
-        typer.echo(f"a surface? {detector.heads.summary}")
+    if detector.judge.summary is not None:
+        typer.echo(detector.judge.summary)
     typer.echo(detector.calibration.promise)
     typer.echo(f"saved to {_shown(output)}")
 
@@ -329,7 +329,7 @@ def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
         "network": config.network.model_dump(),
         "training": config.training.model_dump(),
         "score": config.score.method,
-        "surface": None if detector.heads is None else detector.heads.summary,
+        "looks": detector.judge.summary,
         "calibration": {
             "images": calibration.n_images,
             "false_reject_rate": calibration.false_reject_rate,

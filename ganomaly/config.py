@@ -2,25 +2,44 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ganomaly.errors import ConfigError
+from ganomaly.features.backbone import FeaturesConfig, weights_are_installed
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 from ganomaly.networks.build import ModelConfig
 from ganomaly.networks.layers import NetworkConfig
 from ganomaly.networks.training import TrainingConfig
 from ganomaly.scoring.calibration import CalibrationConfig
-from ganomaly.scoring.score import ScoreConfig
+from ganomaly.scoring.pixel_scores import ScoreConfig
+
+FEATURES_DEFAULTS: dict[str, dict[str, Any]] = {
+    "recipe": {"keep_aspect": True, "channels": 3, "illumination": "none"},
+    "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
+}
+"""Defaults where the input is features, by table; all others are those of the tables themselves."""
+ONLY_PIXELS = ("model", "network", "score")
+"""Tables that only pixels have."""
 
 
 class DetectorConfig(BaseModel):
-    """One table of a TOML file for each part of the detector; every setting has a default."""
+    """One table of a TOML file for each part of the detector; every setting has a default.
+
+    What is the default depends on the input: see `FEATURES_DEFAULTS`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    input: Literal["features", "pixels"] = Field(
+        "pixels",
+        description="features: maps of a frozen network that was trained on photographs; pixels: the recipe's image, "
+        "as in the paper. Default: features where their weights are installed, pixels where they are not and where a "
+        "setting is given that only pixels have (tables model, network, score, recipe.size_px)",
+    )
+    features: FeaturesConfig = FeaturesConfig()
     recipe: Recipe = Recipe()
     quality: QualityGate = QualityGate()
     model: ModelConfig = ModelConfig()
@@ -28,6 +47,18 @@ class DetectorConfig(BaseModel):
     training: TrainingConfig = TrainingConfig()
     score: ScoreConfig = ScoreConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_input(cls, values: Any) -> Any:
+        """Settle the input, and give settings that are not stated the default of that input."""
+        if not isinstance(values, dict):
+            return values
+        chosen = values.get("input") or _usual_input(values)
+        if chosen != "features":
+            return {**values, "input": chosen}
+        tables = {table: _with_defaults(values.get(table, {}), usual) for table, usual in FEATURES_DEFAULTS.items()}
+        return {**values, **tables, "input": chosen}
 
     @model_validator(mode="before")
     @classmethod
@@ -42,6 +73,17 @@ class DetectorConfig(BaseModel):
         return {**values, "score": {"method": "paper", **score}}
 
     @model_validator(mode="after")
+    def _check_input(self) -> Self:
+        if self.input == "features" and (not self.recipe.keep_aspect or self.recipe.channels != 3):
+            raise ValueError(
+                f"recipe.keep_aspect = {self.recipe.keep_aspect}, recipe.channels = {self.recipe.channels}: input = "
+                '"features" takes true and 3 only; leave both out'
+            )
+        if self.input == "pixels" and self.recipe.keep_aspect:
+            raise ValueError('recipe.keep_aspect = True: input = "pixels" takes squares only; leave it out')
+        return self
+
+    @model_validator(mode="after")
     def _check_score(self) -> Self:
         if self.model.kind != "ganomaly" and self.score.method != "paper":
             raise ValueError(
@@ -49,6 +91,19 @@ class DetectorConfig(BaseModel):
                 "only; leave score.method out or set it to 'paper'"
             )
         return self
+
+
+def _usual_input(values: dict[str, Any]) -> str:
+    """The input of a configuration that does not state it."""
+    recipe = values.get("recipe", {})
+    speaks_of_pixels = any(table in values for table in ONLY_PIXELS) or (
+        "size_px" in recipe if isinstance(recipe, dict) else not getattr(recipe, "keep_aspect", True)
+    )
+    return "features" if not speaks_of_pixels and weights_are_installed() else "pixels"
+
+
+def _with_defaults(table: Any, usual: dict[str, Any]) -> Any:
+    return {**usual, **table} if isinstance(table, dict) else table
 
 
 def read_toml(path: Path) -> dict[str, Any]:

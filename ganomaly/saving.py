@@ -22,14 +22,8 @@ from torch import Tensor
 
 from ganomaly.errors import DetectorFileError
 
-FORMAT_VERSION = 6
-"""2: a model of another kind than GANomaly, and a limit with confidence; 3: local and global head; 4: another
-global head, and precision; 5: what the place explains, and patches of surfaces in place of Gaussians per location; 6:
-JPEG files at a reduced size.
-
-Older formats are read as detectors without what came later, those of format 3 with the global head of their time, those
-of formats 3 and 4 never as surfaces.
-"""
+FORMAT_VERSION = 7
+"""The only one that is read: detectors of earlier ones were never released."""
 DESCRIPTION_FILE = "detector.json"
 WEIGHTS_FILE = "weights.safetensors"
 CALIBRATION_FILE = "calibration.safetensors"
@@ -95,6 +89,11 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise DetectorFileError(
             f"{path}: format_version {version} is newer than {FORMAT_VERSION}, the newest that this version of "
             "ganomaly reads: upgrade it"
+        )
+    if version < FORMAT_VERSION:
+        raise DetectorFileError(
+            f"{path}: format_version {version} is older than {FORMAT_VERSION}, the only one that this version of "
+            "ganomaly reads: train the detector again"
         )
     if other := sorted(set(document["sha256"]) - set(FILES)):
         raise DetectorFileError(f"{path}: sha256 names {other[0]!r}; a detector is {', '.join(FILES)} and nothing else")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA  # type: ignore[import-untyped]
 from torch import Tensor
 
-from ganomaly.detector import Detector, scoring_batch
+from ganomaly.detector import Detector
 from ganomaly.evaluation.baselines import BASELINES, PatchGaussian, PixelGaussian
 from ganomaly.evaluation.drawn_defects import KINDS
 from ganomaly.evaluation.localisation import (
@@ -24,6 +24,7 @@ from ganomaly.evaluation.localisation import (
 from ganomaly.evaluation.plan import MAIN, Job
 from ganomaly.evaluation.protocols import DataSet, recipe_pixels, split, unite_near_duplicates
 from ganomaly.images.preparation import ImageSource, prepare_image, read_image
+from ganomaly.judges.pixels import PixelJudge
 from ganomaly.networks.build import GANomaly
 from ganomaly.networks.training import EpochStats, to_input
 from ganomaly.parts.roles import ROLES, split_by_part
@@ -143,7 +144,7 @@ def _run_network(job: Job, images: TrialImages, device: str) -> Iterator[EpochSt
     if job.method == "ganomaly":  # the others' own score needs no statistics, and AnoGAN takes seconds for an image
         detector.calibrate(np.concatenate([images.train_nhwc, images.fit_nhwc]), images.calibrate_nhwc)
     else:
-        detector.examine(images.test_nhwc[:1])  # the first batch pays for what is set up once
+        detector.raw_scores(images.test_nhwc[:1])  # the first batch pays for what is set up once
     judging = time.perf_counter()
     scores = detector.raw_scores_by_method(images.test_nhwc)
     milliseconds = 1000 * (time.perf_counter() - judging) / len(images.test_nhwc)
@@ -197,10 +198,12 @@ def _look_inside(
     detector: Detector, images_nhwc: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
     """The discriminator's last features (N, P), z - z_hat (N, D) and reconstructions uint8 (N, S, S, C)."""
-    model = detector.model
+    judge = detector.judge
+    assert isinstance(judge, PixelJudge)
+    model = judge.model
     assert isinstance(model, GANomaly)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    size = scoring_batch(detector.config.recipe.size_px, detector.device)
+    size = judge.batch_size
     for start in range(0, len(images_nhwc), size):
         x_bchw = to_input(images_nhwc[start : start + size], detector.device)
         out = model.generator(x_bchw)

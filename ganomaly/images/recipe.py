@@ -1,6 +1,8 @@
 """How a camera image becomes the network's input. The recipe is saved inside the detector: training equals scoring."""
 
-from typing import Any, Literal
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
@@ -11,17 +13,37 @@ from ganomaly.errors import ImageError
 from ganomaly.images.decoding import Pixels
 from ganomaly.images.quality import MEASURED_SIDE_PX
 
+DEFAULT_PIXELS = 384 * 384
+"""Of the network's input, whatever the aspect ratio: a long part is seen as sharply as a square one."""
+SIDE_MULTIPLE = 32
+"""Sides of the network's input are multiples of the coarsest map's stride."""
+
 
 class Recipe(BaseModel):
     """Region of interest, channels, size and illumination, applied in this order.
 
-    Aspect ratios are not kept: the region is stretched to a square, each axis by its own factor, so that the whole of a
-    long part is seen and a defect's place maps back to the image.
+    Where the networks look at pixels, the region is stretched to a square. Where they look at features, the line's
+    aspect ratio is kept: its images decide once, when the detector is trained, how many pixels the input has
+    (`fitted_to`). In both cases the whole region is seen and a defect's place maps back to the image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size_px: int = Field(64, ge=32, multiple_of=16, description="side of the network's square input")
+    size_px: int = Field(64, ge=32, multiple_of=16, description="pixels: side of the network's square input")
+    keep_aspect: bool = Field(
+        False, description='true: the aspect ratio of the line\'s images is kept, as input = "features" does'
+    )
+    resolution: int | None = Field(
+        None,
+        ge=64,
+        le=4096,
+        description="features: pixels of the longer side; none: as many as give 384 x 384 pixels in all, and never "
+        "more than the camera's",
+    )
+    input_px: tuple[int, int] | None = Field(
+        None,
+        description="features: height and width of the network's input; decided from the line's images and saved",
+    )
     channels: Literal[1, 3] = Field(1, description="1: grey (luminance of a colour image), 3: RGB")
     roi: tuple[int, int, int, int] | None = Field(
         None,
@@ -62,10 +84,40 @@ class Recipe(BaseModel):
         region = "the whole image" if self.roi is None else "region x {} y {}, {} x {} px".format(*self.roi)
         colour = "grey" if self.channels == 1 else "RGB"
         scaled = "scaled to" if self.resize else "of"
+        height, width = self.input_px or (self.size_px, self.size_px)
+        size = "the size of its images" if self.keep_aspect and self.input_px is None else f"{width} x {height} px"
         light = (
             f"local contrast (window {self.window:g})" if self.illumination == "local_contrast" else "light as it is"
         )
-        return f"{region}, {colour}, {scaled} {self.size_px} x {self.size_px} px, {light}"
+        return f"{region}, {colour}, {scaled} {size}, {light}"
+
+    def fitted_to(self, shapes: Sequence[tuple[int, ...]]) -> Self:
+        """The recipe with the size of the network's input decided, if it is still open.
+
+        Args:
+            shapes: shapes of some camera images of the line, height and width first; the median of their regions'
+                sides counts.
+        """
+        if not self.keep_aspect or self.input_px is not None or not shapes:
+            return self
+        sides = [shape[:2] if self.roi is None else (self.roi[3], self.roi[2]) for shape in shapes]
+        height, width = np.median(np.array(sides), axis=0)
+        return self.model_copy(update={"input_px": self._scaled_down(float(height), float(width))})
+
+    def target(self, region: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width in px of the network's input for a region of this height and width."""
+        if not self.keep_aspect:
+            return self.size_px, self.size_px
+        return self.input_px or self._scaled_down(region[0], region[1])
+
+    def _scaled_down(self, height: float, width: float) -> tuple[int, int]:
+        """Sides whose ratio is kept but for the nearest multiples of what the networks take."""
+        scale = math.sqrt(DEFAULT_PIXELS / (height * width))
+        if self.resolution is not None:
+            scale = self.resolution / max(height, width)
+        elif scale > 1:
+            scale = 1.0
+        return _multiple(height * scale), _multiple(width * scale)
 
     def reduction(self, width_px: int, height_px: int) -> int:
         """How many times smaller an image of this size may be decoded: 1, 2, 4 or 8.
@@ -76,7 +128,9 @@ class Recipe(BaseModel):
         if not (self.reduced_jpeg and self.resize):
             return 1
         region = (width_px, height_px) if self.roi is None else self.roi[2:]
-        spare = min(min(region) // (2 * self.size_px), max(width_px, height_px) // (2 * MEASURED_SIDE_PX))
+        height, width = self.target((region[1], region[0]))
+        spare = min(region[0] // (2 * width), region[1] // (2 * height))
+        spare = min(spare, max(width_px, height_px) // (2 * MEASURED_SIDE_PX))
         return next((times for times in (8, 4, 2) if times <= spare), 1)
 
     def crop(self, image: Pixels, full_size: tuple[int, int] | None = None) -> Pixels:
@@ -102,34 +156,35 @@ class Recipe(BaseModel):
             full_size: height and width of the camera image, by default those of `image`.
 
         Returns:
-            uint8 (size_px, size_px, channels). With illumination "none" 0 is black and 255 white (16 bits divided by
-            257); with "local_contrast" 128 is the local mean, 1 and 255 are `clip` local deviations off.
+            uint8 (H, W, channels), H and W as `target` says. With illumination "none" 0 is black and 255 white (16
+            bits divided by 257); with "local_contrast" 128 is the local mean, 1 and 255 are `clip` deviations off.
 
         Raises:
             ImageError: "roi_outside", "wrong_size" (with resize = false), "unsupported" (another type or shape).
         """
         _check_pixels(image)
         region = _with_channels(self.crop(image, full_size), self.channels)
-        if not self.resize and region.shape[:2] != (self.size_px, self.size_px):
+        height, width = self.target(region.shape[:2])
+        if not self.resize and region.shape[:2] != (height, width):
             raise ImageError(
                 "wrong_size",
                 f"{region.shape[1]} x {region.shape[0]} px, but the recipe does not resize and wants "
-                f"{self.size_px} x {self.size_px} px",
+                f"{width} x {height} px",
             )
         # float from here on: the detail of 16 bits survives until the last step, means of 8 bits are not rounded
-        unit = _resized(region.astype(np.float32), self.size_px) / np.float32(np.iinfo(image.dtype).max)
+        unit = _resized(region.astype(np.float32), height, width) / np.float32(np.iinfo(image.dtype).max)
         if self.illumination == "local_contrast":
             steps = 128 + 127 / self.clip * np.clip(self._local_contrast(unit), -self.clip, self.clip)
         else:
             steps = unit * 255
         pixels: NDArray[np.uint8] = np.rint(steps).astype(np.uint8)
-        return pixels.reshape(self.size_px, self.size_px, self.channels)
+        return pixels.reshape(height, width, self.channels)
 
     def to_image_pixels(self, map_ss: NDArray[Any], image_shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Put a heat map back on the camera image.
 
         Args:
-            map_ss: (size_px, size_px) map over the network's input, any real type.
+            map_ss: map over the network's input, of its size or coarser, any real type.
             image_shape: shape of the camera image, height and width first.
 
         Returns:
@@ -137,13 +192,13 @@ class Recipe(BaseModel):
 
         Raises:
             ImageError: "roi_outside" if the region is not wholly inside such an image.
-            ValueError: if the map has another shape.
+            ValueError: if the map is not (H, W).
         """
-        if map_ss.shape != (self.size_px, self.size_px):
-            raise ValueError(f"map of shape {map_ss.shape}: must be ({self.size_px}, {self.size_px})")
+        if map_ss.ndim != 2:
+            raise ValueError(f"map of shape {map_ss.shape}: must be (H, W)")
         x, y, width, height = self._region(image_shape)
         placed = np.zeros(image_shape[:2], np.float32)
-        interpolation = cv2.INTER_AREA if max(width, height) < self.size_px else cv2.INTER_LINEAR
+        interpolation = cv2.INTER_AREA if max(width, height) < max(map_ss.shape) else cv2.INTER_LINEAR
         placed[y : y + height, x : x + width] = cv2.resize(
             map_ss.astype(np.float32), (width, height), interpolation=interpolation
         )
@@ -164,13 +219,17 @@ class Recipe(BaseModel):
 
     def _local_contrast(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
         """(x - local mean) / (local deviation + noise level), per channel, for x in [0, 1] of shape (S, S[, C])."""
-        side = max(3, round(self.window * self.size_px) | 1)  # odd: the window has a middle
+        side = max(3, round(self.window * min(unit.shape[:2])) | 1)  # odd: the window has a middle
         centred = unit - unit.mean(axis=(0, 1))  # the difference of two means of squares needs small numbers
         mean = cv2.boxFilter(centred, -1, (side, side), borderType=cv2.BORDER_REFLECT_101)
         mean_square = cv2.sqrBoxFilter(centred, -1, (side, side), borderType=cv2.BORDER_REFLECT_101)
         deviation = np.sqrt(np.maximum(mean_square - mean * mean, 0))
         contrast: NDArray[np.float32] = (centred - mean) / (deviation + np.float32(self.noise_level))
         return contrast
+
+
+def _multiple(side: float) -> int:
+    return max(2, round(side / SIDE_MULTIPLE)) * SIDE_MULTIPLE
 
 
 def _scaled(start: int, end: int, scale: float) -> slice:
@@ -196,12 +255,12 @@ def _with_channels(region: Pixels, channels: int) -> NDArray[Any]:
     return region
 
 
-def _resized(image: NDArray[np.float32], size_px: int) -> NDArray[np.float32]:
-    """Stretch to a square: first the axes that shrink, by area, then those that grow, linearly."""
+def _resized(image: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:
+    """Stretch to a size: first the axes that shrink, by area, then those that grow, linearly."""
     height, width = image.shape[:2]
-    shrunk = (min(width, size_px), min(height, size_px))
+    shrunk = (min(width, width_px), min(height, height_px))
     if shrunk != (width, height):
         image = np.asarray(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), np.float32)
-    if shrunk != (size_px, size_px):
-        image = np.asarray(cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_LINEAR), np.float32)
+    if shrunk != (width_px, height_px):
+        image = np.asarray(cv2.resize(image, (width_px, height_px), interpolation=cv2.INTER_LINEAR), np.float32)
     return image

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ganomaly.networks.layers import Decoder, Discriminator, Encoder, NetworkConfig
 from ganomaly.networks.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss
 from ganomaly.networks.model import EVERYTHING, Judgement, Losses, Model, Wanted
-from ganomaly.scoring.global_neighbours import appearance, discriminator_layers
+from ganomaly.scoring.global_neighbours import appearance
 from ganomaly.scoring.local_gaussian import local_views
-from ganomaly.scoring.score import describe, paper_score
+from ganomaly.scoring.pixel_scores import describe, paper_score
 
 
 class GeneratorOutput(NamedTuple):
@@ -81,7 +81,7 @@ class GANomaly(Model):
         if wanted.local_views:
             judged = judged._replace(local_views=local_views(x_bchw, x_hat_bchw, encoded[1]))
         if wanted.groups:
-            discriminated = self.discriminator.pyramid.activations(x_bchw, discriminator_layers(wanted.groups))
+            discriminated = self.discriminator.pyramid.activations(x_bchw, 1)
             groups = appearance(x_bchw, x_hat_bchw, z_bd, encoded[:3], discriminated, wanted.groups)
             judged = judged._replace(appearance=groups)
         return judged

@@ -92,7 +92,7 @@ class Wanted(NamedTuple):
 EVERYTHING = Wanted()
 
 
-class Model(nn.Module, ABC):
+class Trainable(nn.Module, ABC):
     """A discriminator, and all other networks, which play against it."""
 
     discriminator: nn.Module
@@ -113,6 +113,10 @@ class Model(nn.Module, ABC):
             x_bchw: (B, C, S, S) in [-1, 1], on the networks' device.
             rng: a CPU generator, for methods that draw noise.
         """
+
+
+class Model(Trainable):
+    """A method over pixels."""
 
     @abstractmethod
     def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from ganomaly.acceleration.precision import Precision, arithmetic
 from ganomaly.errors import TrainingDivergedError
 from ganomaly.networks.layers import initialise
-from ganomaly.networks.model import Losses, Model
+from ganomaly.networks.model import Losses, Trainable
 
 DISCRIMINATOR_COLLAPSED = 1e-5
 
@@ -67,6 +68,18 @@ def to_input(images_bhwc: NDArray[np.uint8] | Tensor, device: torch.device) -> T
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
 
 
+class Images(Protocol):
+    """Something that gives some of N images at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, which: NDArray[np.intp], /) -> NDArray[Any]: ...
+
+
+AsInput = Callable[[NDArray[Any], torch.device], Tensor]
+"""Some of the images, as they are kept, as a batch on the device."""
+
+
 class _Fetched:
     """One number on its way from the device; only the work that it depends on is waited for."""
 
@@ -95,7 +108,7 @@ class Trainer:
     ends, but for D's, which the next step asks for.
     """
 
-    def __init__(self, model: Model, config: TrainingConfig, rng: torch.Generator, precision: Precision) -> None:
+    def __init__(self, model: Trainable, config: TrainingConfig, rng: torch.Generator, precision: Precision) -> None:
         self.model = model
         self.config = config
         self.rng = rng
@@ -109,6 +122,12 @@ class Trainer:
     def _adam(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Adam:
         betas = (self.config.beta1, self.config.beta2)
         return torch.optim.Adam(parameters, self.config.learning_rate, betas, fused=True)
+
+    def set_rate(self, factor: float) -> None:
+        """Set Adam's step size for the steps to come, as a factor of the configured one."""
+        for optimiser in (self.optimiser_g, self.optimiser_d):
+            for group in optimiser.param_groups:
+                group["lr"] = factor * self.config.learning_rate
 
     def step(self, x_bchw: Tensor) -> Tensor:
         """Update both players on one batch, each by the gradient of its own loss.
@@ -160,20 +179,24 @@ class Trainer:
 
 
 def train(
-    model: Model,
-    images_nhwc: NDArray[np.uint8],
+    model: Trainable,
+    images_nhwc: Images,
     config: TrainingConfig,
     rng: torch.Generator,
     precision: Precision,
+    as_input: AsInput = to_input,
+    rate: Callable[[float], float] = lambda done: 1.0,  # noqa: ARG005 - the same rate all through
 ) -> Iterator[EpochStats]:
     """Train a model in place, one epoch for each value that is drawn from the iterator.
 
     Args:
         model: on the device to train on.
-        images_nhwc: the recipe's output for normal images, uint8 (N, S, S, C).
+        images_nhwc: the recipe's output for normal images, uint8 (N, S, S, C), or whatever `as_input` takes.
         config: epochs, batch size and weights.
         rng: a CPU generator; with the same state, images and machine the weights come out bit by bit the same.
         precision: of the products within the networks; the weights are float32 in any.
+        as_input: makes the networks' input of some of the images.
+        rate: Adam's step size as a factor of the configured one, by the share of the steps that are done.
 
     Yields:
         The epoch's mean losses. The model is left in ``eval()`` mode after each epoch.
@@ -191,9 +214,10 @@ def train(
         model.train()
         started = time.perf_counter()
         order = torch.randperm(n_images, generator=rng).numpy()
-        losses = [
-            trainer.step(to_input(images_nhwc[np.sort(batch)], device)) for batch in np.array_split(order, n_batches)
-        ]
+        losses = []
+        for at, batch in enumerate(np.array_split(order, n_batches)):
+            trainer.set_rate(rate((epoch - 1 + at / n_batches) / config.epochs))
+            losses.append(trainer.step(as_input(images_nhwc[np.sort(batch)], device)))
         trainer.restart_if_collapsed()
         model.eval()
         loss_g, adversarial, contextual, encoder, loss_d = torch.stack(losses).mean(0).tolist()
@@ -219,7 +243,7 @@ def train(
         yield stats
 
 
-def _find_fault(stats: EpochStats, model: Model) -> str | None:
+def _find_fault(stats: EpochStats, model: Trainable) -> str | None:
     """The first loss or weight that is infinite or not a number, None if there is none."""
     for name in ("loss_adversarial", "loss_contextual", "loss_encoder", "loss_discriminator"):
         if not math.isfinite(value := getattr(stats, name)):

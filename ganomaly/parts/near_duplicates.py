@@ -17,7 +17,7 @@ the whole line. The images are put into an order of their own first: the result 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -85,10 +85,10 @@ PROBES = 8
 BLOCK = 256
 
 
-def content_ids(images_nhwc: NDArray[np.uint8]) -> NDArray[np.str_]:
-    """Content hash of each image, uint8 (N, S, S, C): 16 hexadecimal digits each, (N,)."""
+def content_ids(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.str_]:
+    """Content hash of each of N images, uint8 (H, W, C): 16 hexadecimal digits each, (N,)."""
     return np.array(
-        [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).hexdigest() for image in images_nhwc],
+        [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).hexdigest() for image in images],
         dtype="<U16",
     )
 

@@ -15,7 +15,8 @@ from scipy.sparse.csgraph import connected_components  # type: ignore[import-unt
 
 from ganomaly.errors import TrainingDataError
 from ganomaly.images.preparation import Prepared
-from ganomaly.parts.near_duplicates import content_ids, find_groups
+from ganomaly.images.recipe import Recipe
+from ganomaly.parts.near_duplicates import SIDE_PX, content_ids, find_groups
 from ganomaly.scoring.calibration import CalibrationConfig, required_calibration_images, too_few_images
 
 Role = Literal["train", "fit", "calibrate"]
@@ -110,10 +111,14 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
         raise ValueError(f"{len(parts)} part ids for {len(prepared)} images: give one for each image")
     _check_usable(prepared)
     usable = np.array([image.usable for image in prepared])
-    pixels = np.array([image.pixels for image in prepared if image.pixels is not None])
+    pixels = [image.pixels for image in prepared if image.pixels is not None]
     contents = content_ids(pixels)
     stated = contents if parts is None else np.array(parts, dtype=np.str_)[usable]
-    united = stated if config.near_duplicates == "ignore" else unite_parts(stated, find_groups(pixels))
+    united = (
+        stated
+        if config.near_duplicates == "ignore"
+        else unite_parts(stated, find_groups(np.array([_comparable(one) for one in pixels])))
+    )
     roles = split_by_part(
         united.tolist(), fit_fraction=config.fit_fraction, calibrate_fraction=config.calibrate_fraction, seed=seed
     )
@@ -176,6 +181,13 @@ def parts_from_names(names: Sequence[str], pattern: str) -> list[str]:
             f"{missing[0]!r}; it is searched in the path below the folder"
         )
     return [part for part in parts if part]
+
+
+def _comparable(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A prepared image as near-duplicates are compared: square, grey where it was large, (S, S, C)."""
+    height, width, channels = pixels.shape
+    square = height == width and (channels == 1 or height <= SIDE_PX)
+    return pixels if square else Recipe(resize=True).apply(pixels[:, :, 0] if channels == 1 else pixels)
 
 
 def _spread(values: NDArray[np.str_], usable: NDArray[np.bool_]) -> NDArray[np.str_]:

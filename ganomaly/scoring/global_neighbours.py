@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from torch import Tensor
 
-from ganomaly.scoring.score import mean_residual
+from ganomaly.scoring.pixel_scores import mean_residual
 
 GROUPS: Mapping[str, int] = {
     "image": 1,
@@ -24,8 +24,6 @@ GROUPS: Mapping[str, int] = {
     "discriminator_first": 5,
 }
 """The groups of features that images are compared in, and by how many nearest normal images in each."""
-FORMAT_3_GROUPS: Mapping[str, int] = {"image": 5, "latent": 5, "residual": 5, "encoder": 5, "discriminator": 5}
-"""Those of detectors saved in format 3."""
 IMAGE_SIDE = 16
 IMAGES_AT_ONCE = 4
 MAX_KEPT = 8192
@@ -46,14 +44,14 @@ def appearance(
     - latent: z
     - residual: the mean residual in 8 x 8 fields
     - encoder_first, discriminator_first: mean and deviation of each channel of the first layer of G_E and of D
-    - encoder, discriminator: the same of the next two; the latter for detectors of format 3 only
+    - encoder: the same of the next two of G_E
 
     Args:
         x_bchw: images (B, C, S, S) in [-1, 1].
         x_hat_bchw: their reconstructions.
         z_bd: their latent vectors.
         encoded: the first three layers of G_E, in any precision.
-        discriminated: the first `discriminator_layers` of D, likewise.
+        discriminated: the first layer of D, likewise.
         groups: which groups are wanted.
     """
     image_bf = F.adaptive_avg_pool2d(x_bchw, IMAGE_SIDE).flatten(1)
@@ -62,7 +60,6 @@ def appearance(
         "encoder_first": encoded[:1],
         "encoder": encoded[1:],
         "discriminator_first": discriminated[:1],
-        "discriminator": discriminated[1:],
     }
     return {
         "image": image_bf,
@@ -70,11 +67,6 @@ def appearance(
         "residual": mean_residual(x_bchw, x_hat_bchw),
         **{name: _channels(layers[name]) for name in groups if name in layers},
     }
-
-
-def discriminator_layers(groups: Collection[str]) -> int:
-    """How many layers of D these groups look at."""
-    return 3 if "discriminator" in groups else 1
 
 
 def _channels(layers: Sequence[Tensor]) -> Tensor:

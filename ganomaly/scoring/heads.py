@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ganomaly.networks.model import Judgement
 from ganomaly.scoring.fusion import Fusion, Scores
-from ganomaly.scoring.global_neighbours import FORMAT_3_GROUPS, GROUPS, NearestNeighbours
+from ganomaly.scoring.global_neighbours import GROUPS, NearestNeighbours
 from ganomaly.scoring.local_gaussian import (
     PATCHED,
     VIEWS,
@@ -111,11 +111,6 @@ class Heads:
             arrays[f"global.{name}.kept"] = kept.cpu().numpy()
         return arrays
 
-    @staticmethod
-    def are_in(arrays: Mapping[str, NDArray[Any]]) -> bool:
-        """Whether saved statistics hold those of the heads."""
-        return "fusion.centre" in arrays
-
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Restore what `to_arrays` gave.
@@ -129,11 +124,10 @@ class Heads:
             local = SurfacePatches(tensors["surface.kept"], tensors["surface.usual"])
         else:
             local = tuple(LocationGaussian(tensors[f"local.{v}.mean"], tensors[f"local.{v}.root"]) for v in VIEWS)
-        groups = FORMAT_3_GROUPS if "global.discriminator.kept" in arrays else GROUPS
-        kept = tuple(tensors[f"global.{g}.kept"] for g in groups)
+        kept = tuple(tensors[f"global.{g}.kept"] for g in GROUPS)
         fusion = Fusion(arrays["fusion.centre"], arrays["fusion.spread"])
-        gain = float(arrays["local.gain"]) if "local.gain" in arrays else None  # formats 3 and 4 have none
-        return cls(local, NearestNeighbours(kept, groups), fusion, gain)
+        gain = float(arrays["local.gain"]) if "local.gain" in arrays else None  # unknown of a single image
+        return cls(local, NearestNeighbours(kept, GROUPS), fusion, gain)
 
 
 class HeadsFitting:

@@ -118,7 +118,7 @@ def verify_run(archive: Archive, run_id: str, n: int, seed: int, device: str) ->
         for chunk in in_chunks(records, CHUNK)
         for image in _recompute(archive, detector, [judged[record.id] for record in chunk], chunk)
     ]
-    return Verification(run, seed, str(detector.device), TOLERANCES[detector.precision], tuple(images))
+    return Verification(run, seed, str(detector.device), TOLERANCES[detector.judge.precision], tuple(images))
 
 
 def _find_run(archive: Archive, run_id: str) -> ScoringRun:
@@ -159,7 +159,7 @@ def _recompute(
     listed = [
         ListedImage(i.key, i.etag, i.part, i.view, i.production_date, i.captured_at, i.size_bytes) for i in records
     ]
-    config, calibration, tolerance = detector.config, detector.calibration, TOLERANCES[detector.precision]
+    config, calibration, tolerance = detector.config, detector.calibration, TOLERANCES[detector.judge.precision]
     assert calibration is not None
     found = fetch_images(archive.objects, listed, config.recipe, config.quality, threads=THREADS)
     outcomes = [_without_score(*each) for each in zip(chunk, records, found, strict=True)]

@@ -67,8 +67,8 @@ def training(size_px: int, device: torch.device) -> tuple[list[float], list[floa
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, size_px, size_px, 1), dtype=np.uint8)
     x = to_input(pixels, device)
     plain, compiled = trainer_of(config, device), trainer_of(config, device)
-    compiled.model.generator = torch.compile(compiled.model.generator)
-    compiled.model.discriminator = torch.compile(compiled.model.discriminator)
+    compiled.judge.model.generator = torch.compile(compiled.judge.model.generator)
+    compiled.judge.model.discriminator = torch.compile(compiled.judge.model.discriminator)
     return in_turns(device, [lambda: plain.step(x), lambda: compiled.step(x)])
 
 
@@ -77,11 +77,11 @@ def scoring(size_px: int, device: torch.device) -> tuple[list[float], list[float
     detector = Detector(DetectorConfig.model_validate({"recipe": {"size_px": size_px}}), device=str(device))
     pixels = np.random.default_rng(0).integers(0, 256, (detector.batch_size, size_px, size_px, 1), dtype=np.uint8)
     x = to_input(pixels, device)
-    ours = for_scoring(detector.model, detector.precision, device).generator
-    compiled = torch.compile(copy.deepcopy(detector.model.generator).eval().requires_grad_(False))
+    ours = for_scoring(detector.judge.model, detector.judge.precision, device).generator
+    compiled = torch.compile(copy.deepcopy(detector.judge.model.generator).eval().requires_grad_(False))
 
     def score(generator: Callable[[torch.Tensor], object]) -> None:
-        with torch.no_grad(), arithmetic(detector.precision, device):
+        with torch.no_grad(), arithmetic(detector.judge.precision, device):
             generator(x)
 
     return in_turns(device, [lambda: score(ours), lambda: score(compiled)])

@@ -164,7 +164,7 @@ def conditions(data: str, detector: Detector, n_train: int, seconds: float, seed
         ["git", "describe", "--always", "--dirty"], cwd=LINES, capture_output=True, text=True, check=False
     ).stdout.strip()
     config = detector.config
-    surface = "" if detector.heads is None else f"A surface? {detector.heads.summary}. "
+    surface = "" if detector.judge.heads is None else f"A surface? {detector.judge.heads.summary}. "
     return (
         f"# Localisation on {data}\n\n{n_train} good images train and calibrate ({seconds:.0f} s, "
         f"{config.training.epochs} epochs); {config.recipe.summary}. Each cell: image AUROC / pixel AUROC / AUPRO; "

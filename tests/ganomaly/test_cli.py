@@ -190,9 +190,9 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
         "limit": detector.calibration.limit,
         "id": detector.calibration.id,
     }
-    assert facts["format_version"] == 6
-    assert facts["surface"].startswith("no: the place explains 0.")
-    assert f"surface: {facts['surface']}" in result.stdout
+    assert facts["format_version"] == 7
+    assert facts["looks"].startswith("a surface? no: the place explains 0.")
+    assert f"looks: {facts['looks']}" in result.stdout
     assert set(facts["versions"]) == {"torch", "numpy"}
     assert facts["size_bytes"] == sum(path.stat().st_size for path in model.iterdir())
 

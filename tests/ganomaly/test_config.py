@@ -33,7 +33,7 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
     ("content", "wanted"),
     [
         ("[recipe]\nsize = 64\n", ["recipe.size: there is no such key; allowed here: channels, clip, "]),
-        ("[trainig]\n", ["trainig: there is no such key; allowed here: calibration, model, network, quality, "]),
+        ("[trainig]\n", ["trainig: there is no such key; allowed here: calibration, features, input, "]),
         ("[training]\nepochs = 'many'\n", ["training.epochs = 'many'", "integer"]),
         ("[training]\nepochs = 0\n", ["training.epochs = 0", "greater than or equal to 1"]),
         ("[training]\nlearning_rate = nan\n", ["training.learning_rate = nan", "less than or equal to 1"]),

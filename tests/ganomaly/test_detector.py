@@ -11,14 +11,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ganomaly import Detector, DetectorConfig, TrainingDataError
-from ganomaly.detector import _workers
+from ganomaly.judges.pixels import _workers
 
 DrawParts = Callable[..., list[np.ndarray]]
 
 
 def weights(detector: Detector) -> dict[str, torch.Tensor]:
     """All weights and buffers of the networks."""
-    return detector.model.state_dict()
+    return detector.judge.model.state_dict()
 
 
 def with_seed(config: DetectorConfig, seed: int) -> DetectorConfig:
@@ -67,7 +67,7 @@ def test_score_alone_equals_score_in_a_batch(trained: Detector, draw_parts: Draw
     alone, together = trained.score([wanted])[0], trained.score(images)[position]
     assert together.raw == pytest.approx(alone.raw, rel=1e-5)
     assert together.verdict == alone.verdict
-    assert not trained.model.training
+    assert not trained.judge.model.training
 
 
 def test_heat_map_alone_equals_heat_map_in_a_batch(trained: Detector, draw_parts: DrawParts) -> None:
@@ -195,7 +195,7 @@ def test_paper_score_trains_scores_and_flags(tiny_config: DetectorConfig, draw_p
         draw_parts(70, seed=2), config=tiny_config.model_copy(update={"score": score}), device="cpu"
     )
     images = detector.stack(list(detector.prepare_all(draw_parts(5, seed=3))), np.ones(5, dtype=bool))
-    np.testing.assert_allclose(detector.raw_scores(images), detector.examine(images).paper_n, rtol=1e-6)
+    np.testing.assert_allclose(detector.raw_scores(images), detector.judge.examine(images).paper_n, rtol=1e-6)
 
 
 def test_colour_detector_takes_grey_and_colour(tiny_config: DetectorConfig, draw_parts: DrawParts) -> None:

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.networks.model import Wanted
 from ganomaly.scoring.fusion import Fusion
-from ganomaly.scoring.global_neighbours import FORMAT_3_GROUPS, GROUPS, MAX_KEPT, NearestNeighbours, appearance
+from ganomaly.scoring.global_neighbours import GROUPS, MAX_KEPT, NearestNeighbours, appearance
 from ganomaly.scoring.heads import Heads
 from ganomaly.scoring.local_gaussian import VIEWS, LocationMoments, image_scores, local_views, location_map
 
@@ -115,9 +114,9 @@ def test_appearance_of_an_image_of_one_grey_level_is_finite() -> None:
     """A blank image would score not a number."""
     x = torch.full((2, 1, 32, 32), 0.3)
     layers = [torch.zeros(2, 4, side, side) for side in (16, 8, 4)]
-    features = appearance(x, x, torch.zeros(2, 5), layers, layers, {*GROUPS, *FORMAT_3_GROUPS})
+    features = appearance(x, x, torch.zeros(2, 5), layers, layers)
     assert all(torch.isfinite(group).all() for group in features.values())
-    assert set(features) == {*GROUPS, *FORMAT_3_GROUPS}
+    assert set(features) == set(GROUPS)
 
 
 def test_the_more_alarmed_head_decides_and_a_restless_one_must_shout() -> None:
@@ -141,9 +140,9 @@ def test_identical_normal_images_give_a_finite_scale() -> None:
 
 def test_heads_are_saved_and_loaded(trained: Detector, tmp_path: Path) -> None:
     """A detector would score otherwise after a restart."""
-    assert trained.heads is not None
-    restored = Heads.from_arrays(trained.heads.to_arrays())
-    assert restored.sizes == trained.heads.sizes
+    assert trained.judge.heads is not None
+    restored = Heads.from_arrays(trained.judge.heads.to_arrays())
+    assert restored.sizes == trained.judge.heads.sizes
     trained.save(tmp_path / "model")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 1), dtype=np.uint8)
     loaded = Detector.load(tmp_path / "model", device="cpu").raw_scores_by_method(pixels)
@@ -151,28 +150,12 @@ def test_heads_are_saved_and_loaded(trained: Detector, tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded[name], scores)
 
 
-def test_heads_of_format_3_keep_their_groups(trained: Detector) -> None:
-    """A detector that was saved before the groups changed would be measured against units of other distances."""
-    assert trained.heads is not None
-    x = torch.rand(9, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.no_grad():
-        judged = trained.model.judge(x, Wanted(groups=tuple(FORMAT_3_GROUPS)))
-    fusion = Fusion.fit(np.ones((4, len(VIEWS))), np.ones((4, len(FORMAT_3_GROUPS))))
-    old = Heads(trained.heads.local, NearestNeighbours.fit(judged.appearance, FORMAT_3_GROUPS), fusion)
-    restored = Heads.from_arrays(old.to_arrays())
-    assert restored.neighbours.groups == FORMAT_3_GROUPS
-    _, global_bg, _ = restored.examine(x, judged)
-    discriminator_bf = judged.appearance["discriminator"]
-    by_hand = torch.cdist(discriminator_bf, discriminator_bf).sort(1).values[:, :5].mean(1)
-    torch.testing.assert_close(global_bg[:, -1], by_hand, rtol=1e-2, atol=1e-3)
-
-
 @pytest.mark.parametrize("method", ["fused", "local", "global", "gaussian", "paper"])
 def test_every_method_flags_with_its_own_scores(trained: Detector, method: str) -> None:
     """A setting of a line file would do nothing."""
     config = trained.config.model_copy(update={"score": trained.config.score.model_copy(update={"method": method})})
     detector = Detector(DetectorConfig.model_validate(config.model_dump()), device="cpu")
-    detector.model.load_state_dict(trained.model.state_dict())
+    detector.judge.model.load_state_dict(trained.judge.model.state_dict())
     rng = np.random.default_rng(1)
     images = rng.integers(100, 156, (60, 32, 32, 1), dtype=np.uint8)
     detector.calibrate(images[:40], images[40:])

@@ -89,8 +89,8 @@ def test_the_same_seed_gives_the_same_comparator(
     kind = comparator.config.model.kind
     torch.manual_seed(99)
     again = Detector.fit(draw_parts(70, seed=2), config=config_of(kind, tiny_config), device="cpu")
-    for name, tensor in comparator.model.state_dict().items():
-        assert torch.equal(tensor, again.model.state_dict()[name]), name
+    for name, tensor in comparator.judge.model.state_dict().items():
+        assert torch.equal(tensor, again.judge.model.state_dict()[name]), name
 
 
 def test_an_autoencoder_finds_a_spot(draw_parts: DrawParts, tiny_config: DetectorConfig) -> None:

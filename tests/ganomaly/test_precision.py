@@ -207,9 +207,9 @@ def test_a_saved_detector_keeps_the_precision_it_was_calibrated_in(bf16_detector
     images = draw_images(10, seed=9)
     bf16_detector.save(tmp_path)
     loaded = Detector.load(tmp_path, device="cpu")
-    assert loaded.precision == "bf16"
+    assert loaded.judge.precision == "bf16"
     assert np.array_equal(loaded.raw_scores(images), bf16_detector.raw_scores(images))
-    assert json.loads((tmp_path / "detector.json").read_text())["precision"] == "bf16"
+    assert json.loads((tmp_path / "detector.json").read_text())["judge"]["precision"] == "bf16"
 
 
 @pytest.mark.parametrize("method", ["fused", "local", "global", "gaussian", "paper"])
@@ -218,8 +218,8 @@ def test_networks_that_a_score_does_not_need_are_left_out_without_changing_it(
 ) -> None:
     """Leaving a network out for speed would change the score that is asked for."""
     images = draw_images(20, seed=10)
-    evidence = bf16_detector.examine(images, (method,))
-    alone = bf16_detector._scores_by_method(evidence)
+    evidence = bf16_detector.judge.examine(images, (method,))
+    alone = bf16_detector.judge._scores_by_method(evidence)
     assert np.array_equal(alone[method], bf16_detector.raw_scores_by_method(images)[method])
     assert bool(evidence.paper_n.size) == (method in ("gaussian", "paper"))
     assert bool(evidence.local_nv.size) == (method in ("fused", "local", "global"))

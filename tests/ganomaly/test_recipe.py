@@ -144,10 +144,10 @@ def test_map_returns_to_the_place_it_came_from() -> None:
     assert (placed[outside] == 0).all()
 
 
-def test_map_of_another_size_or_image_is_refused() -> None:
+def test_map_of_another_shape_or_image_is_refused() -> None:
     """A map of another detector would be drawn over the wrong image."""
-    with pytest.raises(ValueError, match="must be \\(64, 64\\)"):
-        Recipe().to_image_pixels(np.zeros((32, 32)), (100, 100))
+    with pytest.raises(ValueError, match="must be \\(H, W\\)"):
+        Recipe().to_image_pixels(np.zeros((32, 32, 1)), (100, 100))
     with pytest.raises(ImageError, match="roi_outside"):
         Recipe(roi=(0, 0, 50, 50)).to_image_pixels(np.zeros((64, 64)), (40, 40))
 

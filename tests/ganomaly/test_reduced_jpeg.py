@@ -1,13 +1,11 @@
 """Large JPEG files decoded at a reduced size: network and quality gate see what they would see of all pixels."""
 
 import struct
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from ganomaly import Detector
 from ganomaly.errors import ImageError
 from ganomaly.images.decoding import decode_image, decode_reduced
 from ganomaly.images.preparation import prepare_image
@@ -15,7 +13,6 @@ from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 
 HEIGHT, WIDTH = 1205, 1603  # no multiple of 8
-SAVED = Path(__file__).parent / "saved" / "format-1"
 
 
 def photo(height: int = HEIGHT, width: int = WIDTH, *, colour: bool = False) -> np.ndarray:
@@ -107,11 +104,3 @@ def test_faults_keep_their_names() -> None:
     outside = prepare_image(data, Recipe(roi=(0, 0, WIDTH + 1, HEIGHT)), QualityGate())
     assert outside.reason == "roi_outside"
     assert f"{WIDTH} x {HEIGHT}" in str(outside.detail)
-
-
-def test_older_detectors_decode_all_pixels(tmp_path: Path) -> None:
-    """They would judge by other pixels than they were calibrated with, and `verify` would find other scores."""
-    detector = Detector.load(SAVED, device="cpu")
-    assert not detector.config.recipe.reduced_jpeg
-    detector.save(tmp_path)
-    assert not Detector.load(tmp_path, device="cpu").config.recipe.reduced_jpeg

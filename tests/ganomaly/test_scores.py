@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
 
-from ganomaly.scoring.score import GaussianScore, describe, paper_score, residual_map
+from ganomaly.scoring.pixel_scores import GaussianScore, describe, paper_score, residual_map
 
 
 def test_paper_score_by_hand() -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.detector import ALL_METHODS
 from ganomaly.evaluation.drawn_defects import KINDS, Contrast, draw_defect
 from ganomaly.evaluation.metrics import image_auroc
 from ganomaly.evaluation.textures import texture
-from ganomaly.scoring.heads import LEAST_GAIN, Heads
+from ganomaly.judges.pixels import ALL_METHODS
+from ganomaly.scoring.heads import LEAST_GAIN
 from ganomaly.scoring.local_gaussian import LocationMoments
 from ganomaly.scoring.surface_patches import (
     KEPT,
@@ -73,8 +73,8 @@ def surface(weave: tuple[np.ndarray, np.ndarray]) -> Detector:
 @pytest.mark.parametrize("n", [16, 120])
 def test_surfaces_are_told_from_parts(weave: tuple[np.ndarray, np.ndarray], n: int) -> None:
     """A cell's missing finger would pass because fingers lie elsewhere, or fabric be judged place by place."""
-    of_weave = fit(prepared(weave[0][:n]), prepared(weave[0][120:])).heads
-    of_objects = fit(prepared(objects(n, seed=0)), prepared(objects(40, seed=1))).heads
+    of_weave = fit(prepared(weave[0][:n]), prepared(weave[0][120:])).judge.heads
+    of_objects = fit(prepared(objects(n, seed=0)), prepared(objects(40, seed=1))).judge.heads
     assert of_weave is not None
     assert of_objects is not None
     assert of_weave.is_surface
@@ -171,10 +171,10 @@ def test_a_surface_is_saved_and_loaded(surface: Detector, weave: tuple[np.ndarra
     """A surface would be judged otherwise after a restart, or no longer be taken for one."""
     surface.save(tmp_path / "model")
     loaded = Detector.load(tmp_path / "model", device="cpu")
-    assert surface.heads is not None
-    assert loaded.heads is not None
-    assert loaded.heads.is_surface
-    assert loaded.heads.summary == surface.heads.summary
+    assert surface.judge.heads is not None
+    assert loaded.judge.heads is not None
+    assert loaded.judge.heads.is_surface
+    assert loaded.judge.heads.summary == surface.judge.heads.summary
     pixels = prepared(weave[1][:9])
     for name, scores in surface.raw_scores_by_method(pixels).items():
         np.testing.assert_array_equal(loaded.raw_scores_by_method(pixels)[name], scores)
@@ -199,23 +199,9 @@ def test_of_a_surface_only_what_is_asked_for_is_computed(
     everything = surface.raw_scores_by_method(pixels)
     assert set(everything) == set(ALL_METHODS)
     np.testing.assert_array_equal(everything["fused"], everything["local"])
-    evidence, nothing = surface.examine(pixels, (method,)), surface.examine(pixels[:0], (method,))
-    np.testing.assert_array_equal(surface._scores_by_method(evidence)[method], everything[method])
-    assert surface._scores_by_method(nothing)[method].shape == (0,)
+    evidence, nothing = surface.judge.examine(pixels, (method,)), surface.judge.examine(pixels[:0], (method,))
+    np.testing.assert_array_equal(surface.judge._scores_by_method(evidence)[method], everything[method])
+    assert surface.judge._scores_by_method(nothing)[method].shape == (0,)
     assert evidence.local_nv.shape[1] == nothing.local_nv.shape[1] == (method in ("fused", "local", "global"))
-    n_groups = len(surface.heads.neighbours.groups) if method == "global" and surface.heads is not None else 0
+    n_groups = len(surface.judge.heads.neighbours.groups) if method == "global" else 0
     assert evidence.global_ng.shape[1] == nothing.global_ng.shape[1] == n_groups
-
-
-def test_a_detector_of_format_4_is_never_taken_for_a_surface(surface: Detector) -> None:
-    """Models in service would load without what they compare with."""
-    parts = fit(prepared(objects(60, seed=0)), prepared(objects(40, seed=1))).heads
-    assert parts is not None
-    old = {name: array for name, array in parts.to_arrays().items() if name != "local.gain"}
-    restored = Heads.from_arrays(old)
-    assert not restored.is_surface
-    assert restored.summary is None
-    assert surface.heads is not None
-    without = {name: array for name, array in surface.heads.to_arrays().items() if name != "surface.kept"}
-    with pytest.raises(KeyError, match=r"local\.fine\.mean"):
-        Heads.from_arrays(without)

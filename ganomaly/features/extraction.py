@@ -1,0 +1,94 @@
+"""Feature maps of many images: extracted once each, several at a time, kept in half precision on disk."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody uses
+from numpy.typing import NDArray
+
+from ganomaly.features.engine import Maps
+
+NEIGHBOURHOOD = 3
+"""Each place speaks for as many places each way around it, as in PatchCore (section 3.1)."""
+
+
+def vectors_of(maps: Maps) -> tuple[NDArray[np.float16], tuple[int, int]]:
+    """The maps of one image as one vector for each place of the coarsest: float16 (L, K), and its (h, w).
+
+    Each number is the mean over the places around it; finer maps are averaged over the places of the coarsest.
+    """
+    grid = (maps[-1].shape[1], maps[-1].shape[2])
+    parts = []
+    for map_chw in maps:
+        x_1chw = torch.from_numpy(map_chw)[None]
+        x_1chw = F.avg_pool2d(x_1chw, NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
+        parts.append(F.adaptive_avg_pool2d(x_1chw, grid)[0].flatten(1))
+    vectors: NDArray[np.float16] = torch.cat(parts).T.half().numpy()
+    return vectors, grid
+
+
+class FeatureStore:
+    """The vectors of images that were seen before, by the image's content: memory does not grow with their number.
+
+    Args:
+        extract: gives the vectors float16 (L, K) of one prepared image; asked by several threads.
+        shape: (L, K).
+        threads: how many images are extracted at a time.
+    """
+
+    def __init__(
+        self, extract: Callable[[NDArray[np.uint8]], NDArray[np.float16]], shape: tuple[int, int], threads: int
+    ) -> None:
+        self._extract = extract
+        self._shape = shape
+        self._threads = threads
+        self._file = tempfile.TemporaryFile(prefix="features-")  # noqa: SIM115 - closed with the store
+        self._rows: dict[bytes, int] = {}
+
+    def add(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> "StoredVectors":
+        """Extract what is not there yet; gives the images' vectors in their order."""
+        digests = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images]
+        new = {digest: image for digest, image in zip(digests, images, strict=True) if digest not in self._rows}
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="extract") as pool:
+            for digest, vectors in zip(new, pool.map(self._extract, new.values()), strict=True):
+                self._file.seek(0, 2)
+                self._file.write(np.ascontiguousarray(vectors).tobytes())
+                self._rows[digest] = len(self._rows)
+        self._file.flush()
+        return StoredVectors(self._file, self._shape, [self._rows[digest] for digest in digests])
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._file.close()
+        self._rows.clear()
+
+
+class StoredVectors:
+    """Vectors of N images on disk, float16 (N, L, K), read as they are asked for.
+
+    Args:
+        file: of one image after the other.
+        shape: (L, K).
+        rows: which of them, in which order.
+    """
+
+    def __init__(self, file: Any, shape: tuple[int, int], rows: Sequence[int]) -> None:
+        self._all = np.memmap(file, np.float16, "r", shape=(_images_in(file, shape), *shape))
+        self._rows = np.asarray(rows)
+        self.size = shape[1]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, which: Any) -> NDArray[np.float16]:
+        return np.asarray(self._all[self._rows[which]])
+
+
+def _images_in(file: Any, shape: tuple[int, int]) -> int:
+    file.seek(0, 2)
+    return int(file.tell()) // (2 * shape[0] * shape[1])

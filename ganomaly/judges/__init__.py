@@ -1,0 +1,1 @@
+"""What turns prepared images into raw scores and maps: one judge for each kind of input."""
