@@ -12,6 +12,7 @@ from tasks.training.train import (
     TrainedModel,
     assign_alias,
     choose_normal_images,
+    decide_recipe,
     take_snapshot,
     train_detector,
     with_overrides,
@@ -44,6 +45,7 @@ def train_ganomaly(
     config = with_overrides(systems.line.detector, epochs=epochs, seed=seed)
     window = Window(window_start or date.min, window_end or date.max) if window_start or window_end else None
     images = choose_normal_images(systems, window)
+    config = decide_recipe(systems, config, unsearched(images))
     snapshot = take_snapshot(systems, config, unsearched(images))
     model = train_detector(systems, config, unsearched(snapshot), device)
     alias = assign_alias(systems, model.version, who="flow train-ganomaly")

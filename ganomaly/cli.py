@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from ganomaly import Detector, DetectorConfig, ImageScore
     from ganomaly.images.preparation import Prepared
+    from ganomaly.parts.roles import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -201,25 +202,21 @@ def _parts(images: Sequence[Path], pattern: str) -> list[str]:
 def _fit(
     folder: Path, images: list[Path], parts: list[str] | None, config: "DetectorConfig", device: str, output: Path
 ) -> None:
-    import numpy as np
-
     from ganomaly import Detector
-    from ganomaly.evaluation.baseline_check import check_against_baselines
-    from ganomaly.parts.roles import ROLES, plan_roles
+    from ganomaly.evaluation.baseline_check import check_detector
+    from ganomaly.images.preparation import fit_recipe
+    from ganomaly.parts.roles import plan_roles
 
     root = folder if folder.is_dir() else folder.parent
+    recipe = fit_recipe(config.recipe, [root / path for path in images])
+    config = config.model_copy(update={"recipe": recipe})
     detector = Detector(config, device=device, snapshot_id=_snapshot_id(root, images))
     with _progress() as bar:
         prepared = _prepare(bar, detector, [root / path for path in images])
         plan = plan_roles(prepared, parts, config.calibration, config.training.seed)
-        pixels = {role: detector.stack(prepared, plan.roles == role) for role in ROLES}
-        _train(bar, detector, pixels["train"])
-    fitted = np.concatenate([pixels["train"], pixels["fit"]])
-    detector.calibrate(fitted, pixels["calibrate"])
+        _learn(bar, detector, prepared, plan)
     detector.save(output)
-    check = None
-    if config.model.kind != "anogan":  # which takes seconds for an image
-        check = check_against_baselines(detector, fitted, pixels["calibrate"], seed=config.training.seed)
+    check = check_detector(detector, prepared, plan)
     assert detector.calibration is not None
     typer.echo(f"{plan.summary}{_unusable_summary(images, prepared)}")
     for warning in (plan.warning, None if check is None else check.warning):
@@ -240,9 +237,9 @@ def _prepare(bar: Progress, detector: "Detector", paths: Sequence[Path]) -> list
     return prepared
 
 
-def _train(bar: Progress, detector: "Detector", images_nhwc: "NDArray[np.uint8]") -> None:
-    task = bar.add_task("training", total=detector.config.training.epochs, figures="")
-    for stats in detector.train(images_nhwc):
+def _learn(bar: Progress, detector: "Detector", prepared: "Sequence[Prepared]", plan: "Plan") -> None:
+    task = bar.add_task("learning", total=detector.config.training.epochs, figures="")
+    for stats in detector.learn(prepared, plan):
         losses = f"con {stats.loss_contextual:.4f}  enc {stats.loss_encoder:.4f}  adv {stats.loss_adversarial:.4f}"
         bar.update(task, advance=1, figures=f"{losses}  dis {stats.loss_discriminator:.4f}")
 

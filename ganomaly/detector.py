@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from ganomaly.acceleration.memory import keep_freed_memory
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import DetectorFileError
-from ganomaly.images.preparation import ImageSource, Prepared, prepare_image, prepare_images
+from ganomaly.images.preparation import ImageSource, Prepared, fit_recipe, prepare_image, prepare_images
 from ganomaly.judges.features import FeatureJudge
-from ganomaly.judges.judge import NOT_FITTED, Judge
+from ganomaly.judges.judge import NOT_FITTED, Judge, PreparedImages
 from ganomaly.judges.pixels import PixelJudge
 from ganomaly.networks.training import EpochStats
-from ganomaly.parts.roles import ROLES, plan_roles
+from ganomaly.parts.roles import CROSS, ROLES, Plan, plan_roles
 from ganomaly.saving import SavedDetector, read_files, write_files
 from ganomaly.scoring.calibration import Calibration
 from ganomaly.scoring.heatmap import HeatMapStatistics
@@ -95,13 +95,12 @@ class Detector:
             TrainingDataError: if the images cannot train or calibrate the detector as asked.
             TrainingDivergedError: if a loss is not finite.
         """
+        config = config or DetectorConfig()
+        config = config.model_copy(update={"recipe": fit_recipe(config.recipe, images)})
         detector = cls(config, device=device)
         prepared = list(detector.prepare_all(images))
-        roles = plan_roles(prepared, parts, detector.config.calibration, detector.config.training.seed).roles
-        pixels = {role: detector.stack(prepared, roles == role) for role in ROLES}
-        for _ in detector.train(pixels["train"]):
+        for _ in detector.learn(prepared, plan_roles(prepared, parts, config.calibration, config.training.seed)):
             pass
-        detector.calibrate(np.concatenate([pixels["train"], pixels["fit"]]), pixels["calibrate"])
         return detector
 
     def prepare(self, image: ImageSource) -> Prepared:
@@ -112,7 +111,23 @@ class Detector:
         """Prepare images in their order, several at a time."""
         return prepare_images(images, self.config.recipe, self.config.quality)
 
-    def train(self, images_nhwc: NDArray[np.uint8]) -> Iterator[EpochStats]:
+    def learn(self, prepared: Sequence[Prepared], plan: Plan) -> Iterator[EpochStats]:
+        """Train, fit and calibrate on prepared images of good parts, each in the role that the plan gives it.
+
+        The detector is calibrated when the last value was drawn: one for each epoch, none where statistics are
+        cross-fitted.
+
+        Raises:
+            TrainingDivergedError: if a loss is not finite.
+        """
+        if plan.folds is not None:
+            self._cross_calibrate(prepared, plan.roles, plan.folds)
+            return
+        train, fit, calibrate = (self.stack(prepared, plan.roles == role) for role in ROLES)
+        yield from self.train(train)
+        self.calibrate(_together(train, fit), calibrate)
+
+    def train(self, images_nhwc: PreparedImages) -> Iterator[EpochStats]:
         """Train the networks on prepared normal images, uint8 (N, H, W, C), one epoch per value drawn.
 
         Raises:
@@ -120,7 +135,7 @@ class Detector:
         """
         return self.judge.train(images_nhwc)
 
-    def calibrate(self, fit_nhwc: NDArray[np.uint8], calibrate_nhwc: NDArray[np.uint8]) -> None:
+    def calibrate(self, fit_nhwc: PreparedImages, calibrate_nhwc: PreparedImages) -> None:
         """Fit the score's statistics on normal images and the reject limit on others that training never saw.
 
         Args:
@@ -134,9 +149,19 @@ class Detector:
         self.judge.fit(fit_nhwc)
         held_out = self.judge.raw_scores_and_maps(calibrate_nhwc, lambda raw_n: np.ones(len(raw_n), dtype=bool))
         self.calibration = Calibration.fit([raw for raw, _ in held_out], rate, confidence)
-        fitted_nhw = self.judge.maps(fit_nhwc[_sample(len(fit_nhwc), HEAT_MAP_SAMPLE)])
+        fitted_nhw = self.judge.maps(_some(fit_nhwc, _sample(len(fit_nhwc), HEAT_MAP_SAMPLE)))
         held_out_nhw = np.stack([map_hw for _, map_hw in held_out if map_hw is not None])
         self.heat = HeatMapStatistics.fit(fitted_nhw, held_out_nhw, rate)
+
+    def _cross_calibrate(self, prepared: Sequence[Prepared], roles: NDArray[np.str_], folds: NDArray[np.intp]) -> None:
+        """Let every part calibrate, each by statistics that were fitted without its fold."""
+        assert isinstance(self.judge, FeatureJudge)
+        rate, confidence = self.config.calibration.false_reject_rate, self.config.calibration.confidence
+        raw_n, maps_nhw = self.judge.cross_fit(self.stack(prepared, folds >= 0), folds[folds >= 0])
+        calibrates = roles[folds >= 0] == CROSS
+        fold_size = int(np.bincount(folds[roles == CROSS]).max())
+        self.calibration = Calibration.fit(raw_n[calibrates], rate, confidence, fold_size)
+        self.heat = HeatMapStatistics.fit(maps_nhw, maps_nhw[calibrates], rate)
 
     def score(self, images: Sequence[ImageSource]) -> list[ImageScore]:
         """Judge images: encoded bytes, paths or arrays. One result for each, in their order; bad input never raises.
@@ -150,7 +175,7 @@ class Detector:
             next(scores) if p.usable else ImageScore(None, None, None, "unusable", p.reason, p.detail) for p in prepared
         ]
 
-    def score_prepared(self, images_nhwc: NDArray[np.uint8]) -> list[ImageScore]:
+    def score_prepared(self, images_nhwc: PreparedImages) -> list[ImageScore]:
         """Judge prepared images, uint8 (N, S, S, C).
 
         Raises:
@@ -159,7 +184,7 @@ class Detector:
         self._calibrated()
         return self._image_scores(self.raw_scores(images_nhwc))
 
-    def score_and_map(self, images_nhwc: NDArray[np.uint8]) -> list[tuple[ImageScore, NDArray[np.float32] | None]]:
+    def score_and_map(self, images_nhwc: PreparedImages) -> list[tuple[ImageScore, NDArray[np.float32] | None]]:
         """`score_prepared` and, for each flagged image, its heat map (H', W') of one pass through the networks.
 
         Raises:
@@ -178,15 +203,15 @@ class Detector:
             for s, normalised, p, flagged in zip(*columns, strict=True)
         ]
 
-    def raw_scores(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def raw_scores(self, images_nhwc: PreparedImages) -> NDArray[np.float64]:
         """Raw anomaly scores (N,) of prepared images, uint8 (N, H, W, C)."""
         return self.judge.raw_scores(images_nhwc)
 
-    def raw_scores_by_method(self, images_nhwc: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    def raw_scores_by_method(self, images_nhwc: PreparedImages) -> dict[str, NDArray[np.float64]]:
         """All raw scores that the judge offers, (N,) each by its method, of prepared images, uint8 (N, H, W, C)."""
         return self.judge.raw_scores_by_method(images_nhwc)
 
-    def heat_maps(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def heat_maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
         """Heat maps (N, H', W') of prepared images, uint8 (N, H, W, C): from 0 up, 1.0 is the map's reject limit.
 
         Raises:
@@ -221,6 +246,7 @@ class Detector:
             "heat.scale": self.heat.scale_hw,
             "heat.limit": np.array(self.heat.limit),
             "calibration.scores": calibration.scores_n,
+            "calibration.fold_size": np.array(calibration.fold_size),
         } | self.judge.arrays()
         description = {
             "config": self.config.model_dump(mode="json"),
@@ -255,16 +281,25 @@ class Detector:
         self.judge.restore(saved.weights, numbers, saved.description["judge"])
         self.heat = HeatMapStatistics(numbers["heat.mean"], numbers["heat.scale"], float(numbers["heat.limit"]))
         promise = self.config.calibration
-        self.calibration = Calibration(numbers["calibration.scores"], promise.false_reject_rate, promise.confidence)
+        fold_size = int(numbers["calibration.fold_size"])
+        self.calibration = Calibration(
+            numbers["calibration.scores"], promise.false_reject_rate, promise.confidence, fold_size
+        )
         if self.calibration.id != saved.description["calibration_id"]:
             raise ValueError(f"calibration id is {self.calibration.id}, recorded {saved.description['calibration_id']}")
 
-    def stack(self, prepared: Sequence[Prepared], chosen: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Pixels of the chosen images that are usable as one array, uint8 (N, H, W, C)."""
-        pixels = [image.pixels for image, take in zip(prepared, chosen, strict=True) if take and image.usable]
-        recipe = self.config.recipe
-        height, width = recipe.input_px or (recipe.size_px, recipe.size_px)
-        return np.array(pixels, dtype=np.uint8).reshape(-1, height, width, recipe.channels)
+    def stack(self, prepared: Sequence[Prepared], chosen: NDArray[np.bool_]) -> PreparedImages:
+        """Pixels of the chosen images that are usable, uint8 (N, H, W, C).
+
+        As one array where the networks look at pixels, as a list of the images themselves where they look at
+        features: those are large.
+        """
+        pixels = [image.pixels for image, take in zip(prepared, chosen, strict=True) if take]
+        usable = [one for one in pixels if one is not None]
+        if self.config.input == "features":
+            return usable
+        size_px, channels = self.config.recipe.size_px, self.config.recipe.channels
+        return np.array(usable, dtype=np.uint8).reshape(-1, size_px, size_px, channels)
 
     def _calibrated(self) -> Calibration:
         if self.calibration is None:
@@ -292,3 +327,13 @@ def pick_device(name: str) -> torch.device:
 def _sample(n_images: int, n: int) -> NDArray[np.intp]:
     """At most n of the images, at equal distances in their order."""
     return np.arange(0, n_images, max(1, -(-n_images // n)))
+
+
+def _together(first: PreparedImages, second: PreparedImages) -> PreparedImages:
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return np.concatenate([first, second])
+    return [*first, *second]
+
+
+def _some(images: PreparedImages, which: NDArray[np.intp]) -> PreparedImages:
+    return images[which] if isinstance(images, np.ndarray) else [images[at] for at in which]

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ganomaly.detector import Detector
 from ganomaly.evaluation.baselines import BASELINES, Scorer
 from ganomaly.evaluation.drawn_defects import KINDS, Kind, draw_defect
+from ganomaly.images.preparation import Prepared
+from ganomaly.parts.roles import Plan
 
 COMPARED = ("nearest_image", "patch_gaussian")
 MAX_HELD_OUT = 64
@@ -55,6 +58,22 @@ class BaselineCheck:
             f"detector's {self.detector_auroc:.2f}. Raise training.epochs, add images of good parts, or try another "
             "score.method or recipe; if you have images of real defects, let `ganomaly benchmark` compare on those"
         )
+
+
+def check_detector(detector: Detector, prepared: Sequence[Prepared], plan: Plan) -> BaselineCheck | None:
+    """Compare a detector with what needs no network, on the images that it learned from and those that it did not.
+
+    Returns:
+        None where the question does not arise: for features, whose network nobody trained here, and for AnoGAN, which
+        takes seconds for an image; and see `check_against_baselines`.
+    """
+    config = detector.config
+    if config.input == "features" or config.model.kind == "anogan":
+        return None
+    fitted, held_out = (detector.stack(prepared, np.isin(plan.roles, r)) for r in (("train", "fit"), ("calibrate",)))
+    assert isinstance(fitted, np.ndarray)
+    assert isinstance(held_out, np.ndarray)
+    return check_against_baselines(detector, fitted, held_out, seed=config.training.seed)
 
 
 def check_against_baselines(

@@ -89,8 +89,8 @@ class FrozenNetwork(nn.Module):
 
 
 def weights_are_installed() -> bool:
-    """Whether the embedded default needs nothing from outside: timm and the package of weights are there."""
-    return find_spec("timm") is not None and find_spec(PACKAGE) is not None
+    """Whether the embedded default needs nothing from outside: architectures, engine and weights are there."""
+    return all(find_spec(package) is not None for package in ("timm", "onnxruntime", PACKAGE))
 
 
 def load_backbone(config: FeaturesConfig) -> Backbone:

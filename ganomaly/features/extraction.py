@@ -85,6 +85,12 @@ class StoredVectors:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def some(self, which: NDArray[np.intp]) -> "StoredVectors":
+        """Those of some of the images, which stay on disk."""
+        chosen = object.__new__(type(self))
+        chosen._all, chosen._rows, chosen.size = self._all, self._rows[which], self.size
+        return chosen
+
     def __getitem__(self, which: Any) -> NDArray[np.float16]:
         return np.asarray(self._all[self._rows[which]])
 

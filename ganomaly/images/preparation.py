@@ -1,6 +1,6 @@
 """From a camera image to the network's input: decode, judge its quality, apply the recipe. Bad input never raises."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,10 @@ from ganomaly.images.recipe import Recipe
 
 ImageSource = bytes | Path | str | NDArray[np.uint8] | NDArray[np.uint16]
 """An encoded image, the path of one, or decoded pixels (H, W) or (H, W, 3) RGB."""
+
+
+LOOKED_AT = 16
+"""Images that suffice to decide what a recipe leaves open."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,24 @@ def prepare_image(source: ImageSource, recipe: Recipe, gate: QualityGate) -> Pre
         return Prepared(recipe.apply(image, full_size), figures)
     except ImageError as error:
         return Prepared(None, figures, error.reason, error.detail)
+
+
+def fit_recipe(recipe: Recipe, sources: Sequence[ImageSource]) -> Recipe:
+    """The recipe with everything decided that it leaves to the line's images; some of them are looked at.
+
+    Args:
+        recipe: of the line; one that leaves nothing open comes back as it is.
+        sources: images of good parts; those that cannot be decoded are passed over.
+    """
+    if not recipe.is_open or not sources:
+        return recipe
+    shapes = []
+    for at in np.linspace(0, len(sources) - 1, min(len(sources), LOOKED_AT)).astype(int):
+        try:
+            shapes.append(read_image(sources[at]).shape)
+        except ImageError:
+            continue
+    return recipe.fitted_to(shapes)
 
 
 def prepare_images(

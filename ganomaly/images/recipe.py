@@ -91,6 +91,11 @@ class Recipe(BaseModel):
         )
         return f"{region}, {colour}, {scaled} {size}, {light}"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether something is left to the line's images to decide."""
+        return self.keep_aspect and self.input_px is None
+
     def fitted_to(self, shapes: Sequence[tuple[int, ...]]) -> Self:
         """The recipe with the size of the network's input decided, if it is still open.
 
@@ -98,7 +103,7 @@ class Recipe(BaseModel):
             shapes: shapes of some camera images of the line, height and width first; the median of their regions'
                 sides counts.
         """
-        if not self.keep_aspect or self.input_px is not None or not shapes:
+        if not self.is_open or not shapes:
             return self
         sides = [shape[:2] if self.roi is None else (self.roi[3], self.roi[2]) for shape in shapes]
         height, width = np.median(np.array(sides), axis=0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,21 +17,13 @@ from ganomaly.config import DetectorConfig
 from ganomaly.features.backbone import Backbone, load_backbone, restore_backbone
 from ganomaly.features.engine import CompiledEngine, Engine, TorchEngine, export
 from ganomaly.features.extraction import FeatureStore, StoredVectors, vectors_of
-from ganomaly.judges.judge import NOT_FITTED, WorthAMap
+from ganomaly.judges.judge import NOT_FITTED, PreparedImages, WorthAMap
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
 from ganomaly.networks.layers import initialise
 from ganomaly.networks.training import EpochStats, train
-from ganomaly.scoring.densities import FeatureDensity, ResidualDensity
-from ganomaly.scoring.patch_memory import PatchMemory
-from ganomaly.scoring.score import NormalMaps, Score, as_maps, worst_places
+from ganomaly.scoring.score import NormalMaps, as_maps, worst_places
+from ganomaly.scoring.scores import FittedScores, below
 
-SCORES: dict[str, type[Score]] = {
-    "residual": ResidualDensity,
-    "places": FeatureDensity,
-    "patches": PatchMemory,
-}
-"""All ways to judge, by the name that tables and saved statistics have for them. A new one needs its file and a line
-here."""
 BATCH = 8
 """Images that are judged together, always: smaller batches are padded, so that a score depends on no other image."""
 EPOCH = 320
@@ -43,12 +36,16 @@ GRAPH = "graph"
 
 
 class FeatureJudge:
-    """GANomaly over the feature maps of a frozen network, fused with other scores of the same maps.
+    """GANomaly over the feature maps of a frozen network, together with other scores of the same maps.
 
     Args:
         config: of the detector; its recipe knows the size of the network's input.
         device: where networks compute.
         rng: draws weights and the order of images.
+
+    Attributes:
+        network: GANomaly over the maps; None before `train` and where statistics are cross-fitted.
+        fitted: the scores; several where statistics are cross-fitted, each fitted without one fold.
     """
 
     precision: Precision = "fp32"
@@ -58,14 +55,15 @@ class FeatureJudge:
         self.device = device
         self._rng = rng
         self._backbone: Backbone | None = None
+        self._saved: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = None
         self._engine: Engine | None = None
         self._store: FeatureStore | None = None
-        self._mean_k = self._scale_k = torch.empty(0)
         self._grid = (0, 0)
+        self._alone = True  # whether this judge may use all cores
         self.network: FeatureGANomaly | None = None
-        self.scores: dict[str, Score] = {}
+        self.fitted: tuple[FittedScores, ...] = ()
 
-    def train(self, images_nhwc: NDArray[np.uint8]) -> Iterator[EpochStats]:
+    def train(self, images_nhwc: PreparedImages) -> Iterator[EpochStats]:
         """Train GANomaly on the maps of prepared normal images, uint8 (N, H, W, 3), one epoch per value drawn.
 
         An epoch is `EPOCH` images drawn from all.
@@ -74,79 +72,97 @@ class FeatureJudge:
             TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
         vectors = self._extracted(images_nhwc)
-        self._mean_k, self._scale_k = _standard(vectors)
+        mean_k, scale_k = _standard(vectors)
         with torch.random.fork_rng(devices=[]):
-            network = FeatureGANomaly(len(self._mean_k))
+            network = FeatureGANomaly(len(mean_k))
         initialise(network, self._rng)
+        network.standard = torch.stack([mean_k, scale_k])
         self.network = network.to(self.device).eval()
-        drawn = _Drawn(vectors, self._rng)
+
+        def as_input(vectors_blk: NDArray[np.float16], device: torch.device) -> Tensor:
+            x_blk = (torch.from_numpy(vectors_blk.astype(np.float32)) - mean_k) / scale_k
+            return as_maps(x_blk.to(device), self._grid)
+
         settings = (self.config.training, self._rng, self.precision)
-        yield from train(self.network, drawn, *settings, self._as_input, one_cycle)
+        yield from train(self.network, _Drawn(vectors, self._rng), *settings, as_input, one_cycle)
 
-    def fit(self, images_nhwc: NDArray[np.uint8]) -> None:
+    def fit(self, images_nhwc: PreparedImages) -> None:
         """Fit the scores on prepared normal images, uint8 (N, H, W, 3)."""
-        vectors = self._extracted(images_nhwc)
-        if not len(self._mean_k):
-            self._mean_k, self._scale_k = _standard(vectors)
-        network = None if self.network is None else self.network.cpu()
-        normal = NormalMaps(
-            lambda: (self._standardised(vectors[start : start + BATCH]) for start in range(0, len(vectors), BATCH)),
-            self._grid,
-            len(vectors),
-            network,
-            self.config.training.seed,
-        )
-        with torch.no_grad():
-            for name, kind in SCORES.items():
-                if kind.needs_network and network is None:
-                    continue
-                self.scores[name] = kind.fit(normal).to(self.device)
-        if self.network is not None:
-            self.network.to(self.device)
-        assert self._store is not None
-        self._store.close()
-        self._store = None
+        self.fitted = (self._fitted_on(self._extracted(images_nhwc)).to(self.device),)
+        self._forget_vectors()
 
-    def raw_scores(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def cross_fit(
+        self, images_nhwc: PreparedImages, fold_n: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+        """Fit the scores once for each fold, without the images of that fold.
+
+        Args:
+            images_nhwc: prepared normal images, uint8 (N, H, W, 3).
+            fold_n: the fold of each, (N,).
+
+        Returns:
+            Raw scores (N,) and maps (N, h, w) of the images, each by the scores that were fitted without its fold.
+        """
+        vectors, fitted = self._extracted(images_nhwc), []
+        maps_nhw = np.empty((len(images_nhwc), *self._grid), np.float32)
+        for fold in range(int(fold_n.max()) + 1):
+            inside, outside = np.flatnonzero(fold_n == fold), np.flatnonzero(fold_n != fold)
+            fitted.append(self._fitted_on(vectors.some(outside)))
+            for start in range(0, len(inside), BATCH):
+                rows = inside[start : start + BATCH]
+                maps_nhw[rows] = self._fused(vectors[rows], fitted[-1:])[0].numpy()
+        self.fitted = tuple(one.to(self.device) for one in fitted)
+        self._forget_vectors()
+        return _to_raw(worst_places(torch.from_numpy(maps_nhw))), maps_nhw
+
+    def raw_scores(self, images_nhwc: PreparedImages) -> NDArray[np.float64]:
         """Raw anomaly scores (N,) of prepared images, uint8 (N, H, W, 3)."""
         return np.array([raw for raw, _ in self.raw_scores_and_maps(images_nhwc, _none)], dtype=np.float64)
 
-    def raw_scores_by_method(self, images_nhwc: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    def raw_scores_by_method(self, images_nhwc: PreparedImages) -> dict[str, NDArray[np.float64]]:
         """The scores (N,) of all ways to judge, of prepared images, uint8 (N, H, W, 3), and "fused"."""
-        columns: dict[str, list[Tensor]] = {name: [] for name in ("fused", *self.scores)}
+        names = self._fitted()[0].scores
+        columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ("fused", *names)}
         for batch_nhwc in self._batches(images_nhwc):
-            maps = self._maps(batch_nhwc)
-            columns["fused"].append(worst_places(fused(maps)))
-            for name, map_bhw in maps.items():
-                columns[name].append(worst_places(map_bhw))
-        return {name: _to_raw(torch.cat(parts)) if parts else np.empty(0) for name, parts in columns.items()}
+            vectors = self._vectors_of(batch_nhwc)
+            columns["fused"].append(_lowest(self._fused(vectors, self.fitted)))
+            for name in names:
+                columns[name].append(_lowest(self._fused(vectors, self.fitted, only=name)))
+        return {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in columns.items()}
 
-    def maps(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
         """Maps (N, h, w) of prepared images, uint8 (N, H, W, 3)."""
-        found = [fused(self._maps(batch_nhwc)) for batch_nhwc in self._batches(images_nhwc)]
-        return torch.cat(found).numpy() if found else np.empty((0, *self._grid), np.float32)
+        found = [
+            self._fused(self._vectors_of(batch_nhwc), self._fitted()).mean(0).numpy()
+            for batch_nhwc in self._batches(images_nhwc)
+        ]
+        return np.concatenate(found) if found else np.empty((0, *self._grid), np.float32)
 
     def raw_scores_and_maps(
-        self, images_nhwc: NDArray[np.uint8], worth_a_map: WorthAMap
+        self, images_nhwc: PreparedImages, worth_a_map: WorthAMap
     ) -> list[tuple[float, NDArray[np.float32] | None]]:
-        """Raw scores and, of images whose score is worth one, maps (h, w)."""
+        """Raw scores and, of images whose score is worth one, maps (h, w).
+
+        Of several fits the lowest score counts: see `Calibration.guaranteed_rate`.
+        """
         judged: list[tuple[float, NDArray[np.float32] | None]] = []
         for batch_nhwc in self._batches(images_nhwc):
-            map_bhw = fused(self._maps(batch_nhwc))
-            raw_b = _to_raw(worst_places(map_bhw))
-            rows = zip(raw_b.tolist(), map_bhw.numpy(), worth_a_map(raw_b), strict=True)
+            maps_fbhw = self._fused(self._vectors_of(batch_nhwc), self._fitted())
+            raw_b = _lowest(maps_fbhw)
+            rows = zip(raw_b.tolist(), maps_fbhw.mean(0).numpy(), worth_a_map(raw_b), strict=True)
             judged += [(raw, map_hw if keep else None) for raw, map_hw, keep in rows]
         return judged
 
-    @torch.no_grad()
-    def _maps(self, images_bhwc: NDArray[np.uint8]) -> dict[str, Tensor]:
-        """The map (B, h, w) of each score, by name."""
-        if not self.scores:
-            raise ValueError(NOT_FITTED)
-        vectors = np.stack([self._vectors(image_hwc) for image_hwc in images_bhwc])
-        missing = BATCH - len(vectors)
-        x_blk = self._standardised(np.pad(vectors, ((0, missing), (0, 0), (0, 0)))).to(self.device)
-        return {name: score.map(x_blk, self.network)[: len(vectors)].cpu() for name, score in self.scores.items()}
+    def _fused(
+        self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores], only: str | None = None
+    ) -> Tensor:
+        """For each fit the mean of its scores' maps, or the map of one of them, (F, B, h, w)."""
+        missing = BATCH - len(vectors_blk)
+        padded = np.pad(vectors_blk, ((0, missing), (0, 0), (0, 0))).astype(np.float32)
+        x_blk = torch.from_numpy(padded).to(self.device)
+        maps = [one.maps(x_blk, self.network) for one in fitted]
+        means = [torch.stack(list(m.values())).mean(0) if only is None else m[only] for m in maps]
+        return torch.stack(means)[:, : len(vectors_blk)].cpu()
 
     @property
     def batch_size(self) -> int:
@@ -156,17 +172,18 @@ class FeatureJudge:
     @contextmanager
     def scored_by_threads(self) -> Iterator[None]:
         """For threads that score at the same time: those that begin in this block compute on one core each."""
-        before = torch.get_num_threads()
+        self._started_engine()  # before several threads ask for it
+        before, self._alone = torch.get_num_threads(), False
         torch.set_num_threads(1)
         try:
             yield
         finally:
             torch.set_num_threads(before)
+            self._alone = True
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
-        backbone = self._loaded_backbone()
-        weights = {BACKBONE + name: tensor.cpu() for name, tensor in backbone.network.state_dict().items()}
+        weights = {BACKBONE + name: tensor.cpu() for name, tensor in self._frozen().network.state_dict().items()}
         weights[GRAPH] = torch.frombuffer(bytearray(self._graph()), dtype=torch.uint8)
         if self.network is not None:
             weights |= {NETWORK + name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
@@ -174,85 +191,118 @@ class FeatureJudge:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What the scores compare with, by name."""
-        arrays: dict[str, NDArray[Any]] = {
-            "standard.mean": self._mean_k.numpy(),
-            "standard.scale": self._scale_k.numpy(),
+        return {
+            f"fit{number}.{name}": array
+            for number, one in enumerate(self.fitted)
+            for name, array in one.to_arrays().items()
         }
-        for name, score in self.scores.items():
-            arrays |= {f"{name}.{key}": array for key, array in score.to_arrays().items()}
-        return arrays
 
     def facts(self) -> dict[str, Any]:
         """What the detector's description says of this judge: whose weights it looks through, and its scores."""
-        return {"backbone": dict(self._loaded_backbone().origin), "scores": list(self.scores), "grid": list(self._grid)}
+        return {
+            "backbone": dict(self._origin),
+            "scores": list(self._fitted()[0].scores),
+            "fits": len(self.fitted),
+            "grid": list(self._grid),
+        }
 
     def restore(
         self, weights: Mapping[str, Tensor], arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
     ) -> None:
-        """Take up what `weights`, `arrays` and `facts` gave.
+        """Take up what `weights`, `arrays` and `facts` gave; needs no package of weights.
 
         Raises:
             KeyError, RuntimeError, ValueError: if they do not make a judge.
         """
-        self._backbone_weights = _below(BACKBONE, weights)
-        self._backbone = restore_backbone(self.config.features, self._backbone_weights, facts["backbone"])
-        self._engine = self._started_engine(weights[GRAPH].numpy().tobytes())
+        self._saved = below(BACKBONE, weights), facts["backbone"]
+        self._engine = self._new_engine(weights[GRAPH].numpy().tobytes())
         self._grid = (int(facts["grid"][0]), int(facts["grid"][1]))
-        self._mean_k, self._scale_k = (
-            torch.from_numpy(arrays["standard.mean"]),
-            torch.from_numpy(arrays["standard.scale"]),
-        )
-        if network := _below(NETWORK, weights):
-            self.network = FeatureGANomaly(len(self._mean_k))
+        fits = (FittedScores.from_arrays(below(f"fit{number}.", arrays)) for number in range(int(facts["fits"])))
+        self.fitted = tuple(one.to(self.device) for one in fits)
+        if network := below(NETWORK, weights):
+            self.network = FeatureGANomaly(len(self._fitted()[0].mean_k))
             self.network.load_state_dict(network, strict=True)
             self.network.to(self.device).eval()
-        for name in facts["scores"]:
-            self.scores[name] = SCORES[name].from_arrays(_below(f"{name}.", arrays)).to(self.device)
 
     @property
     def summary(self) -> str | None:
         """Whose weights it looks through, and the ways it judges."""
-        origin = self._loaded_backbone().origin
-        return f"features of {origin['network']} ({origin['licence']}); scores: {', '.join(self.scores) or 'none yet'}"
+        if not self.fitted:
+            return None
+        origin = self._origin
+        return f"features of {origin['network']} ({origin['licence']}), judged by {', '.join(self.fitted[0].scores)}"
 
-    def _loaded_backbone(self) -> Backbone:
-        if self._backbone is None:
+    def _fitted(self) -> tuple[FittedScores, ...]:
+        if not self.fitted:
+            raise ValueError(NOT_FITTED)
+        return self.fitted
+
+    def _fitted_on(self, vectors: StoredVectors) -> FittedScores:
+        mean_k, scale_k = _standard(vectors) if self.network is None else self.network.standard.cpu()
+        network = None if self.network is None else self.network.cpu()
+        starts = range(0, len(vectors), BATCH)
+
+        def batches() -> Iterator[Tensor]:
+            for start in starts:
+                yield (torch.from_numpy(vectors[start : start + BATCH].astype(np.float32)) - mean_k) / scale_k
+
+        normal = NormalMaps(batches, self._grid, len(vectors), network, self.config.training.seed)
+        fitted = FittedScores.fit(mean_k, scale_k, normal)
+        if self.network is not None:
+            self.network.to(self.device)
+        return fitted
+
+    def _frozen(self) -> Backbone:
+        """The frozen network: of a loaded detector only where something else than its graph is asked for."""
+        if self._backbone is None and self._saved is not None:
+            self._backbone = restore_backbone(self.config.features, *self._saved)
+        elif self._backbone is None:
             self._backbone = load_backbone(self.config.features)
         return self._backbone
+
+    @property
+    def _origin(self) -> Mapping[str, str]:
+        return self._frozen().origin if self._saved is None else self._saved[1]
 
     def _graph(self) -> bytes:
         if isinstance(self._engine, CompiledEngine):
             return self._engine.graph
         assert self.config.recipe.input_px is not None
-        return export(self._loaded_backbone().network, *self.config.recipe.input_px)
+        return export(self._frozen().network, *self.config.recipe.input_px)
 
-    def _started_engine(self, graph: bytes | None = None) -> Engine:
+    def _new_engine(self, graph: bytes) -> Engine:
+        return CompiledEngine(graph) if self.device.type == "cpu" else TorchEngine(self._frozen().network, self.device)
+
+    def _started_engine(self) -> Engine:
         if self._engine is None:
-            backbone = self._loaded_backbone()
-            if self.device.type == "cpu":
-                self._engine = CompiledEngine(self._graph() if graph is None else graph)
-            else:
-                self._engine = TorchEngine(backbone.network, self.device)
+            self._engine = self._new_engine(self._graph())
         return self._engine
 
     def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:
         vectors, self._grid = vectors_of(self._started_engine().maps(image_hwc))
         return vectors
 
-    def _extracted(self, images_nhwc: NDArray[np.uint8]) -> StoredVectors:
+    def _vectors_of(self, images_bhwc: PreparedImages) -> NDArray[np.float16]:
+        """Vectors (B, L, K) of some images, extracted on all cores unless other threads are at work, too."""
+        if not self._alone or len(images_bhwc) == 1:
+            return np.stack([self._vectors(image_hwc) for image_hwc in images_bhwc])
+        self._started_engine()
+        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="extract") as pool:
+            return np.stack(list(pool.map(self._vectors, images_bhwc)))
+
+    def _extracted(self, images_nhwc: PreparedImages) -> StoredVectors:
         if self._store is None:
             shape = self._vectors(images_nhwc[0]).shape
             self._store = FeatureStore(self._vectors, (shape[0], shape[1]), usable_cores())
         return self._store.add(images_nhwc)
 
-    def _standardised(self, vectors_blk: NDArray[np.float16]) -> Tensor:
-        return (torch.from_numpy(vectors_blk.astype(np.float32)) - self._mean_k) / self._scale_k
-
-    def _as_input(self, vectors_blk: NDArray[np.float16], device: torch.device) -> Tensor:
-        return as_maps(self._standardised(vectors_blk).to(device), self._grid)
+    def _forget_vectors(self) -> None:
+        if self._store is not None:
+            self._store.close()
+        self._store = None
 
     @staticmethod
-    def _batches(images_nhwc: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
+    def _batches(images_nhwc: PreparedImages) -> Sequence[PreparedImages]:
         return [images_nhwc[start : start + BATCH] for start in range(0, len(images_nhwc), BATCH)]
 
 
@@ -291,19 +341,15 @@ def _standard(vectors: StoredVectors) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
-def fused(maps: Mapping[str, Tensor]) -> Tensor:
-    """The mean of several scores' maps (B, h, w): all are in the same units."""
-    return torch.stack(list(maps.values())).mean(0)
+def _lowest(maps_fbhw: Tensor) -> NDArray[np.float64]:
+    """Raw scores (B,): of each fit's map its worst places, of the fits the lowest."""
+    return _to_raw(torch.stack([worst_places(map_bhw) for map_bhw in maps_fbhw]).min(0).values)
 
 
 def _to_raw(fused_n: Tensor) -> NDArray[np.float64]:
     """A score, any number, as a raw score from 0 up that keeps its order: log(1 + e^s)."""
     raw: NDArray[np.float64] = np.logaddexp(0.0, fused_n.double().numpy())
     return raw
-
-
-def _below(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
 
 
 def _none(raw_n: NDArray[np.float64]) -> NDArray[np.bool_]:

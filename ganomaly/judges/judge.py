@@ -13,6 +13,9 @@ from ganomaly.networks.training import EpochStats
 
 NOT_FITTED = "the detector is not calibrated: call calibrate() or load a calibrated one"
 
+PreparedImages = NDArray[np.uint8] | list[NDArray[np.uint8]]
+"""N images as the recipe leaves them, uint8 (N, H, W, C): one array, or a list of images (H, W, C)."""
+
 WorthAMap = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 """Which of N images, by their raw scores (N,), somebody will look at: (N,)."""
 
@@ -23,31 +26,31 @@ class Judge(Protocol):
     A score depends on no other image: one image alone gets the score that it gets in a batch.
     """
 
-    def train(self, images_nhwc: NDArray[np.uint8]) -> Iterator[EpochStats]:
+    def train(self, images_nhwc: PreparedImages) -> Iterator[EpochStats]:
         """Train the networks, one epoch per value drawn.
 
         Raises:
             TrainingDivergedError: if a loss is not finite.
         """
 
-    def fit(self, images_nhwc: NDArray[np.uint8]) -> None:
+    def fit(self, images_nhwc: PreparedImages) -> None:
         """Fit what the scores compare with; images that trained the networks may be among them."""
 
-    def raw_scores(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def raw_scores(self, images_nhwc: PreparedImages) -> NDArray[np.float64]:
         """Raw scores (N,), higher for less normal.
 
         Raises:
             ValueError: before `fit`.
         """
 
-    def raw_scores_by_method(self, images_nhwc: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    def raw_scores_by_method(self, images_nhwc: PreparedImages) -> dict[str, NDArray[np.float64]]:
         """The scores (N,) of all ways to judge, by name; the one that `raw_scores` gives is among them."""
 
-    def maps(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
         """Where the images do not look normal, (N, H', W'): not yet standardised."""
 
     def raw_scores_and_maps(
-        self, images_nhwc: NDArray[np.uint8], worth_a_map: WorthAMap
+        self, images_nhwc: PreparedImages, worth_a_map: WorthAMap
     ) -> list[tuple[float, NDArray[np.float32] | None]]:
         """`raw_scores` and, where it is worth one, the map, of one pass."""
 

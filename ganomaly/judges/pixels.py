@@ -16,7 +16,7 @@ from torch import Tensor
 from ganomaly.acceleration.precision import Precision, arithmetic, choose_precision
 from ganomaly.acceleration.scoring_networks import for_scoring
 from ganomaly.config import DetectorConfig
-from ganomaly.judges.judge import NOT_FITTED
+from ganomaly.judges.judge import NOT_FITTED, PreparedImages
 from ganomaly.networks.build import Judgement, Model, build_model
 from ganomaly.networks.model import Wanted
 from ganomaly.networks.training import EpochStats, to_input, train
@@ -91,38 +91,38 @@ class PixelJudge:
         self.gaussian: GaussianScore | None = None
         self.heads: Heads | None = None
 
-    def train(self, images_nhwc: NDArray[np.uint8]) -> Iterator[EpochStats]:
+    def train(self, images_nhwc: PreparedImages) -> Iterator[EpochStats]:
         """Train the networks on prepared normal images, uint8 (N, S, S, C), one epoch per value drawn.
 
         Raises:
             TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
-        for stats in train(self.model, images_nhwc, self.config.training, self._rng, self.precision):
+        for stats in train(self.model, np.asarray(images_nhwc), self.config.training, self._rng, self.precision):
             self._scoring_model = None
             yield stats
 
-    def fit(self, images_nhwc: NDArray[np.uint8]) -> None:
+    def fit(self, images_nhwc: PreparedImages) -> None:
         """Fit what the scores compare with on prepared normal images, uint8 (N, S, S, C)."""
         if self.config.model.kind == "ganomaly":
-            self._fit_statistics(images_nhwc)
+            self._fit_statistics(np.asarray(images_nhwc))
 
-    def raw_scores(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def raw_scores(self, images_nhwc: PreparedImages) -> NDArray[np.float64]:
         """Raw anomaly scores (N,) of prepared images, uint8 (N, S, S, C)."""
-        return self._raw_scores(self.examine(images_nhwc, (self.config.score.method,)))
+        return self._raw_scores(self.examine(np.asarray(images_nhwc), (self.config.score.method,)))
 
-    def raw_scores_by_method(self, images_nhwc: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
+    def raw_scores_by_method(self, images_nhwc: PreparedImages) -> dict[str, NDArray[np.float64]]:
         """All raw scores that the networks offer, (N,) each by its method, of prepared images, uint8 (N, S, S, C).
 
         One pass through the networks serves all of them; "paper" is always there.
         """
-        return self._scores_by_method(self.examine(images_nhwc))
+        return self._scores_by_method(self.examine(np.asarray(images_nhwc)))
 
-    def maps(self, images_nhwc: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
         """Maps (N, S, S), not yet standardised, of prepared images, uint8 (N, S, S, C)."""
-        return self.examine(images_nhwc, (self.config.score.method,), maps=True).map_nhw
+        return self.examine(np.asarray(images_nhwc), (self.config.score.method,), maps=True).map_nhw
 
     def raw_scores_and_maps(
-        self, images_nhwc: NDArray[np.uint8], worth_a_map: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+        self, images_nhwc: PreparedImages, worth_a_map: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
     ) -> list[tuple[float, NDArray[np.float32] | None]]:
         """Raw scores and, of images whose score is worth one, maps (S, S), from one pass through the networks."""
         methods = (self.config.score.method,)
@@ -145,7 +145,7 @@ class PixelJudge:
                     maps[row] = map_hw
             return list(zip(raw_b.tolist(), maps, strict=True))
 
-        return [one for batch in self._for_each_batch(judge_batch, images_nhwc) for one in batch]
+        return [one for batch in self._for_each_batch(judge_batch, np.asarray(images_nhwc)) for one in batch]
 
     def _fit_statistics(self, fit_nhwc: NDArray[np.uint8]) -> None:
         sample = _sample(len(fit_nhwc), CROSS_FIT_SAMPLE)

@@ -95,8 +95,12 @@ class FeatureGANomaly(Trainable):
 
     Args:
         channels: K of the maps.
+
+    Attributes:
+        standard: float32 (2, K), mean and deviation of each number of a vector before it was standardised.
     """
 
+    standard: Tensor
     discriminator: MapDiscriminator
 
     def __init__(self, channels: int) -> None:
@@ -105,6 +109,7 @@ class FeatureGANomaly(Trainable):
         self.decoder = MapDecoder(channels)
         self.second_encoder = MapEncoder(channels)
         self.discriminator = MapDiscriminator(channels)
+        self.register_buffer("standard", torch.stack([torch.zeros(channels), torch.ones(channels)]))
 
     def losses(self, x_bkhw: Tensor, rng: torch.Generator) -> Losses:
         """L_adv, L_con and L_enc (equations 2 to 4), and real against reconstructed maps for D."""

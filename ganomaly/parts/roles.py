@@ -21,7 +21,14 @@ from ganomaly.scoring.calibration import CalibrationConfig, required_calibration
 
 Role = Literal["train", "fit", "calibrate"]
 ROLES: tuple[Role, ...] = get_args(Role)
+CROSS = "cross"
+"""The role of an image that fits and calibrates, by statistics that were fitted without it."""
 
+FOLDS = 10
+"""Of cross-fitted statistics, at most."""
+CROSS_FIT_BELOW = 2
+"""Times the calibration images that are needed at least: with fewer held out, the limit is hardly more than the
+highest score of a handful."""
 FEW_PARTS = 0.5
 """Parts per part id (or image, without ids) up to which a folder counts as photos of a few parts."""
 LARGE_PART = 0.25
@@ -33,7 +40,9 @@ class Plan:
     """What becomes of each of N images.
 
     Attributes:
-        roles: (N,) one of "train", "fit", "calibrate", or "" for an image that cannot be judged or is spare.
+        roles: (N,) one of "train", "fit", "calibrate" or, where statistics are cross-fitted, "cross" and "fit"; ""
+            for an image that cannot be judged or is spare.
+        folds: (N,) the fold of each image, -1 for those without a role; None where nothing is cross-fitted.
         parts: (N,) the part of each usable image, "" for the others: part ids and near-duplicates united.
         images: usable images.
         stated: different part ids among them; where there are no ids, the images.
@@ -47,6 +56,7 @@ class Plan:
     stated: int
     spare: int
     warning: str | None
+    folds: NDArray[np.intp] | None = None
 
     @property
     def n_parts(self) -> int:
@@ -58,6 +68,8 @@ class Plan:
         """The plan in one line for people."""
         counts = Counter(self.roles.tolist())
         listed = ", ".join(f"{counts[role]:,} to {role}" for role in ROLES)
+        if self.folds is not None:
+            listed = f"every part calibrates, cross-fitted in {self.folds.max() + 1} folds"
         spare = f", {self.spare:,} more of parts that calibrate" if self.spare else ""
         united = " (near-duplicates count as one)" if self.n_parts < self.stated else ""
         return f"{self.images:,} images of {self.n_parts:,} parts{united}: {listed}{spare}"
@@ -122,9 +134,12 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
     roles = split_by_part(
         united.tolist(), fit_fraction=config.fit_fraction, calibrate_fraction=config.calibrate_fraction, seed=seed
     )
-    spare = _spare(united, contents, seed) & (roles == "calibrate")
-    roles = np.where(spare, "", roles)
     n_stated = len(united) if parts is None else len(set(stated.tolist()))
+    spare = _spare(united, contents, seed)
+    if _cross_fits(united, config):
+        return _cross_fitted(united, spare, usable, n_stated, seed)
+    spare &= roles == "calibrate"
+    roles = np.where(spare, "", roles)
     _check_counts(Counter(roles.tolist()), len(set(united.tolist())), n_stated, config)
     return Plan(
         roles=_spread(roles, usable),
@@ -133,6 +148,34 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
         stated=n_stated,
         spare=int(spare.sum()),
         warning=_warning(united, n_stated),
+    )
+
+
+def _cross_fits(united: NDArray[np.str_], config: CalibrationConfig) -> bool:
+    """Whether every part is to calibrate, because few could be held out and all of them together are enough."""
+    needed = required_calibration_images(config.false_reject_rate, config.confidence)
+    n_parts = len(set(united.tolist()))
+    held_out = round(n_parts * config.calibrate_fraction)
+    return config.cross_fit == "auto" and held_out < CROSS_FIT_BELOW * needed and n_parts >= max(needed, 3)
+
+
+def _cross_fitted(
+    united: NDArray[np.str_], spare: NDArray[np.bool_], usable: NDArray[np.bool_], n_stated: int, seed: int
+) -> Plan:
+    """All images fit, one of each part calibrates by the statistics of the other folds."""
+    names = np.random.default_rng(seed).permutation(np.unique(united))
+    n_folds = min(FOLDS, len(names))
+    fold_of = {name: at % n_folds for at, name in enumerate(names.tolist())}
+    folds = np.full(len(usable), -1, dtype=np.intp)
+    folds[usable] = [fold_of[part] for part in united.tolist()]
+    return Plan(
+        roles=_spread(np.where(spare, "fit", CROSS), usable),
+        parts=_spread(united, usable),
+        images=len(united),
+        stated=n_stated,
+        spare=0,
+        warning=_warning(united, n_stated),
+        folds=folds,
     )
 
 

@@ -41,6 +41,12 @@ class CalibrationConfig(BaseModel):
     fit_fraction: float = Field(
         0.1, ge=0, lt=1, description="share of the parts that fits the score without training the networks"
     )
+    cross_fit: Literal["auto", "never"] = Field(
+        "never",
+        description="auto: where few parts could be held out, statistics are fitted several times, each time without "
+        "some of the parts, and every part calibrates; never: some parts are held out however few there are. Default: "
+        "auto for features, never for pixels, whose networks would be trained several times",
+    )
     near_duplicates: Literal["group", "ignore"] = Field(
         "group",
         description="group: images that look like photos of one part count as one part, whatever their part ids; "
@@ -90,15 +96,20 @@ class Calibration:
         scores_n: float64 (n,), ascending raw scores of the calibration images.
         false_reject_rate: alpha in (0, 1).
         confidence: 1 - delta in [0.5, 1): how surely the rate is kept; None when it is kept on average.
+        fold_size: parts that were left out together when statistics were cross-fitted; 1 where calibration images
+            were held out.
     """
 
     scores_n: NDArray[np.float64]
     false_reject_rate: float
     confidence: float | None = None
+    fold_size: int = 1
 
     @classmethod
-    def fit(cls, scores: ArrayLike, false_reject_rate: float, confidence: float | None = None) -> Self:
-        """Calibrate on raw scores (n,) of normal images that neither trained the networks nor fitted the score.
+    def fit(
+        cls, scores: ArrayLike, false_reject_rate: float, confidence: float | None = None, fold_size: int = 1
+    ) -> Self:
+        """Calibrate on raw scores (n,) of normal images, each given by statistics that did not see that image.
 
         Raises:
             TrainingDataError: with too few scores for the rate and confidence, see `required_calibration_images`.
@@ -112,7 +123,22 @@ class Calibration:
             )
         if not np.isfinite(values).all():
             raise ValueError("a calibration score is not finite: the networks or the score's statistics are broken")
-        return cls(values, false_reject_rate, confidence)
+        return cls(values, false_reject_rate, confidence, fold_size)
+
+    @property
+    def guaranteed_rate(self) -> float:
+        """Upper bound of the expected share of good parts that are flagged, whatever the score and the distribution.
+
+        Where images were held out, the false-reject rate itself. Cross-fitted statistics give a new image the lowest
+        of the scores of all folds (CV-minmax, after Barber, Candes, Ramdas, Tibshirani 2021, "Predictive inference
+        with the jackknife+", section 2.3). Put the new image into one more fold of m: the n + m lowest scores are
+        exchangeable, and an image is flagged only if at most a scores *outside its fold* are as high. Ranked from the
+        highest, those images end at place a + m, so that the share is at most (a + m) / (n + m). It is an upper bound
+        for the worst score imaginable; what is observed lies near the rate itself (docs/detection.md).
+        """
+        if self.fold_size == 1:
+            return self.false_reject_rate
+        return (self.n_above + self.fold_size) / (self.n_images + self.fold_size)
 
     @property
     def n_images(self) -> int:
@@ -156,6 +182,8 @@ class Calibration:
         digest.update(repr(float(self.false_reject_rate)).encode())
         if self.confidence is not None:
             digest.update(repr(float(self.confidence)).encode())
+        if self.fold_size > 1:
+            digest.update(repr(self.fold_size).encode())
         return digest.hexdigest()[:12]
 
     @property
@@ -163,6 +191,13 @@ class Calibration:
         """What the limit promises, in one sentence for people."""
         rate, limit = f"{self.false_reject_rate:.2%}", f"(raw score above {self.limit:.4f})"
         parts = f"of good parts like the {self.n_images} calibration images"
+        if self.fold_size > 1:
+            return (
+                f"{parts.capitalize()}, {rate} are expected to be flagged {limit}; guaranteed is at most "
+                f"{self.guaranteed_rate:.2%}, because statistics were cross-fitted on few parts. Holding out "
+                f"{required_calibration_images(self.false_reject_rate, self.confidence)} of more parts guarantees the "
+                "rate itself."
+            )
         if self.confidence is None:
             return f"{parts.capitalize()}, at most {rate} are expected to be flagged {limit}."
         return f"With {100 * self.confidence:g}% confidence, at most {rate} {parts} are flagged {limit}."

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,11 +88,13 @@ SIGNATURE = ModelSignature(
 SERVING_PACKAGES = (
     "mlflow",
     "numpy",
+    "onnxruntime",
     "opencv-python-headless",
     "pandas",
     "pydantic",
     "safetensors",
     "scikit-learn",
+    "timm",
     "torch",
 )
 
@@ -512,5 +515,10 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _pinned(packages: tuple[str, ...]) -> list[str]:
+    """Requirements of those packages that are installed: who looks at pixels needs no frozen network."""
     # a local version such as 2.9.1+cpu names a build, not something a package index holds
-    return [f"{package}=={installed_version(package).split('+')[0]}" for package in packages]
+    found = []
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found.append(f"{package}=={installed_version(package).split('+')[0]}")
+    return found

@@ -17,9 +17,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector, DetectorConfig, TrainingDataError
-from ganomaly.evaluation.baseline_check import check_against_baselines
+from ganomaly.evaluation.baseline_check import check_detector
+from ganomaly.images.preparation import LOOKED_AT, Prepared, fit_recipe
+from ganomaly.judges.judge import PreparedImages
 from ganomaly.networks.training import EpochStats, TrainingConfig
-from ganomaly.parts.roles import ROLES, Plan, plan_roles
+from ganomaly.parts.roles import CROSS, Plan, plan_roles
+from tasks.bucket.bucket import ObjectChangedError, ObjectMissingError
 from tasks.lines.window import Window
 from tasks.night.fetching import FetchedImage, fetch_pool, in_chunks, split_failed, without_data
 from tasks.night.listing import ListedImage
@@ -38,13 +41,13 @@ class Snapshot:
     Attributes:
         id: content hash of the manifest, 16 hexadecimal digits.
         manifest: columns key, etag, sha256, part, role; by key.
-        pixels: for each role, uint8 (N, S, S, C).
+        prepared: all images, in the order of the plan.
         plan: how the images were dealt out, and how many parts they are.
     """
 
     id: str
     manifest: pd.DataFrame
-    pixels: dict[str, np.ndarray]
+    prepared: list[Prepared]
     plan: Plan
 
 
@@ -124,6 +127,23 @@ def _read_normal_list(systems: Systems) -> set[str]:
     return {row["key"] for row in reader}
 
 
+@task(name="decide-recipe", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def decide_recipe(systems: Systems, config: DetectorConfig, images: Sequence[ListedImage]) -> DetectorConfig:
+    """The configuration with what its recipe leaves to the line's images decided; some of them are looked at."""
+    if not config.recipe.is_open:
+        return config
+    some = [images[at] for at in np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int)]
+    found = []
+    for image in some:
+        try:
+            found.append(systems.objects.get_listed(image.key, image.etag))
+        except (ObjectMissingError, ObjectChangedError):  # the snapshot will say so
+            continue
+    recipe = fit_recipe(config.recipe, found)
+    get_run_logger().info("recipe: %s", recipe.summary)
+    return config.model_copy(update={"recipe": recipe})
+
+
 @task(name="take-snapshot", cache_policy=NO_CACHE, persist_result=False)
 def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[ListedImage]) -> Snapshot:
     """Fetch and prepare the images, split the usable ones by part, and fix the result as a snapshot.
@@ -147,7 +167,6 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
     logger.info("%s; part ids and near-duplicates united", plan.summary)
     if plan.warning is not None:
         logger.warning("%s", plan.warning)
-    detector_input = {role: _stack(fetched, plan.roles == role) for role in ROLES}
     manifest = pd.DataFrame(
         [
             (found.image.key, found.image.etag, found.sha256, found.image.part, role)
@@ -156,13 +175,7 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
         ],
         columns=list(COLUMNS),
     )
-    return Snapshot(snapshot_id(manifest), manifest, detector_input, plan)
-
-
-def _stack(fetched: Sequence[FetchedImage], chosen: np.ndarray) -> np.ndarray:
-    pixels = [found.prepared.pixels for found, take in zip(fetched, chosen, strict=True) if take]
-    shape = next(found.prepared.pixels.shape for found in fetched if found.prepared.pixels is not None)
-    return np.array(pixels, dtype=np.uint8).reshape(-1, *shape)
+    return Snapshot(snapshot_id(manifest), manifest, prepared, plan)
 
 
 @task(name="train-detector", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
@@ -175,26 +188,17 @@ def train_detector(systems: Systems, config: DetectorConfig, snapshot: Snapshot,
         run.log_params(config.model_dump())
         run.log_snapshot(snapshot.manifest, snapshot.id, systems.objects.uri(systems.line.images.prefix))
         history = _train(detector, snapshot, run)
-        fitted = np.concatenate([snapshot.pixels["train"], snapshot.pixels["fit"]])
-        detector.calibrate(fitted, snapshot.pixels["calibrate"])
-        _warn_if_a_baseline_is_better(detector, fitted, snapshot)
+        check = check_detector(detector, snapshot.prepared, snapshot.plan)
+        if check is not None and check.warning is not None:
+            get_run_logger().warning("%s", check.warning)
         return _register(systems, detector, snapshot, history, run)
-
-
-def _warn_if_a_baseline_is_better(detector: Detector, fitted: np.ndarray, snapshot: Snapshot) -> None:
-    config = detector.config
-    if config.model.kind == "anogan":  # which takes seconds for an image
-        return
-    check = check_against_baselines(detector, fitted, snapshot.pixels["calibrate"], seed=config.training.seed)
-    if check is not None and check.warning is not None:
-        get_run_logger().warning("%s", check.warning)
 
 
 def _train(detector: Detector, snapshot: Snapshot, run: TrainingRun) -> list[EpochStats]:
     logger = get_run_logger()
     history: list[EpochStats] = []
     progress = ProgressArtifact("training", "epochs")
-    for stats in detector.train(snapshot.pixels["train"]):
+    for stats in detector.learn(snapshot.prepared, snapshot.plan):
         run.log_epoch(stats)
         history.append(stats)
         progress.update(stats.epoch, stats.epochs)
@@ -231,7 +235,8 @@ def _register(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "detector"
         detector.save(folder)
-        ok, example_png = cv2.imencode(".png", snapshot.pixels["calibrate"][0])
+        example = _judged_images(detector, snapshot)[0]
+        ok, example_png = cv2.imencode(".png", example[..., ::-1])  # OpenCV writes BGR
         assert ok
         tags = {
             "snapshot_id": snapshot.id,
@@ -243,12 +248,18 @@ def _register(
     return TrainedModel(version, snapshot.id, images, calibration.limit, calibration.promise)
 
 
+def _judged_images(detector: Detector, snapshot: Snapshot) -> PreparedImages:
+    """The images that set the limit."""
+    return detector.stack(snapshot.prepared, np.isin(snapshot.plan.roles, ("calibrate", CROSS)))  # noqa: PD013 - no table
+
+
 def _held_out_figure(detector: Detector, snapshot: Snapshot):
-    pixels = snapshot.pixels["calibrate"]
+    pixels = _judged_images(detector, snapshot)
     scores = detector.raw_scores(pixels)
     order = np.argsort(scores)
     shown = order[np.linspace(0, len(order) - 1, num=min(8, len(order))).round().astype(int)]
-    return reconstruction_figure(pixels[shown], detector.heat_maps(pixels[shown]), scores[shown].tolist())
+    images = np.stack([pixels[at] for at in shown])
+    return reconstruction_figure(images, detector.heat_maps(images), scores[shown].tolist())
 
 
 @task(name="assign-alias", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
