@@ -299,7 +299,7 @@ def _write_overlay(detector: "Detector", source: Path, pixels: "NDArray[np.uint8
     from ganomaly.scoring.heatmap import draw_overlay
 
     image = read_image(source)
-    heat = detector.config.recipe.to_image_pixels(detector.heat_maps(pixels[None])[0], image.shape)
+    heat = detector.config.recipe.to_image_pixels(detector.heat_maps(pixels[None])[0], image)
     _, png = cv2.imencode(".png", draw_overlay(image, heat)[:, :, ::-1])
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(png.tobytes())

@@ -132,10 +132,11 @@ def measure_localisation(
             continue
         pixels = np.array([prepared[i].pixels for i in judged])
         scores = np.concatenate([[good_scores[i] for i in judged], detector.raw_scores(pixels)])
-        masks = [defect.mask for i in judged if (defect := drawn[i]) is not None]
+        defects = [defect for i in judged if (defect := drawn[i]) is not None]
+        masks = [defect.mask for defect in defects]
         maps = [
-            detector.config.recipe.to_image_pixels(heat, mask.shape)
-            for mask, heat in zip(masks, detector.heat_maps(pixels), strict=True)
+            detector.config.recipe.to_image_pixels(heat, defect.image)
+            for defect, heat in zip(defects, detector.heat_maps(pixels), strict=True)
         ]
         figures = map_figures(masks, maps)
         auroc = image_auroc(np.repeat([False, True], len(judged)), scores)
@@ -200,7 +201,7 @@ def draw_sheet(
         heat = np.zeros(drawn.mask.shape, np.float32)
         if prepared.pixels is not None:
             map_ss = detector.heat_maps(prepared.pixels[None])[0]
-            heat = detector.config.recipe.to_image_pixels(map_ss, drawn.mask.shape)
+            heat = detector.config.recipe.to_image_pixels(map_ss, drawn.image)
         plain = draw_overlay(drawn.image, np.zeros_like(heat))
         pictures = (plain, _outlined(plain, drawn.mask), draw_overlay(drawn.image, heat))
         columns.append(np.vstack([cv2.resize(p, (tile_px, tile_px), interpolation=cv2.INTER_AREA) for p in pictures]))

@@ -17,7 +17,7 @@ ImageSource = bytes | Path | str | NDArray[np.uint8] | NDArray[np.uint16]
 """An encoded image, the path of one, or decoded pixels (H, W) or (H, W, 3) RGB."""
 
 
-LOOKED_AT = 16
+LOOKED_AT = 64
 """Images that suffice to decide what a recipe leaves open."""
 
 
@@ -99,13 +99,13 @@ def fit_recipe(recipe: Recipe, sources: Sequence[ImageSource]) -> Recipe:
     """
     if not recipe.is_open or not sources:
         return recipe
-    shapes = []
+    images = []
     for at in np.linspace(0, len(sources) - 1, min(len(sources), LOOKED_AT)).astype(int):
         try:
-            shapes.append(read_image(sources[at]).shape)
+            images.append(read_image(sources[at]))
         except ImageError:
             continue
-    return recipe.fitted_to(shapes)
+    return recipe.fitted_to(images)
 
 
 def prepare_images(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal, Self
 
 import cv2
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ganomaly.errors import ImageError
+from ganomaly.images.alignment import Reference, fit_reference, into_frame, out_of_frame
 from ganomaly.images.decoding import Pixels
 from ganomaly.images.quality import MEASURED_SIDE_PX
 
@@ -54,6 +56,12 @@ class Recipe(BaseModel):
         description="decode JPEG files that are much larger than needed at 1/2, 1/4 or 1/8 of their size, twice as "
         "fast at 2,000 px; false: always all pixels",
     )
+    align: Literal["none", "shift", "rigid", "auto"] = Field(
+        "none",
+        description="shift: parts are moved into one frame; rigid: moved and turned; auto: what the line's good images "
+        "call for. An image that cannot be brought into the frame is unusable (misaligned)",
+    )
+    reference: Reference | None = Field(None, description="the frame; learned from the line's images and saved")
     resize: bool = Field(True, description="false: images (after roi) must already be size_px x size_px")
     illumination: Literal["none", "local_contrast"] = Field(
         "local_contrast", description="local_contrast: subtract a local mean and divide by a local deviation"
@@ -94,20 +102,28 @@ class Recipe(BaseModel):
     @property
     def is_open(self) -> bool:
         """Whether something is left to the line's images to decide."""
-        return self.keep_aspect and self.input_px is None
+        return (self.keep_aspect and self.input_px is None) or (self.align != "none" and self.reference is None)
 
-    def fitted_to(self, shapes: Sequence[tuple[int, ...]]) -> Self:
-        """The recipe with the size of the network's input decided, if it is still open.
+    def fitted_to(self, images: Sequence[Pixels]) -> Self:
+        """The recipe with what is still open decided: the size of the network's input, and whether parts are aligned.
 
         Args:
-            shapes: shapes of some camera images of the line, height and width first; the median of their regions'
-                sides counts.
+            images: some camera images of good parts; those in which the region does not lie are passed over.
         """
-        if not self.is_open or not shapes:
-            return self
-        sides = [shape[:2] if self.roi is None else (self.roi[3], self.roi[2]) for shape in shapes]
-        height, width = np.median(np.array(sides), axis=0)
-        return self.model_copy(update={"input_px": self._scaled_down(float(height), float(width))})
+        recipe = self
+        if self.keep_aspect and self.input_px is None and images:
+            sides = [image.shape[:2] if self.roi is None else (self.roi[3], self.roi[2]) for image in images]
+            height, width = np.median(np.array(sides), axis=0)
+            recipe = recipe.model_copy(update={"input_px": self._scaled_down(float(height), float(width))})
+        if self.align != "none" and self.reference is None:
+            looked_at = []
+            for image in images:
+                with suppress(ImageError):
+                    looked_at.append(recipe._in_place(image, None))
+            reference = fit_reference(looked_at, self.align)
+            update = {"reference": reference, "align": "none" if reference is None else reference.kind}
+            recipe = recipe.model_copy(update=update)
+        return recipe
 
     def target(self, region: tuple[int, ...]) -> tuple[int, int]:
         """Height and width in px of the network's input for a region of this height and width."""
@@ -165,8 +181,23 @@ class Recipe(BaseModel):
             bits divided by 257); with "local_contrast" 128 is the local mean, 1 and 255 are `clip` deviations off.
 
         Raises:
-            ImageError: "roi_outside", "wrong_size" (with resize = false), "unsupported" (another type or shape).
+            ImageError: "roi_outside", "wrong_size" (with resize = false), "unsupported" (another type or shape),
+                "misaligned" (not to be brought into the frame).
         """
+        pixels = self._in_place(image, full_size)
+        if self.reference is None:
+            return pixels
+        transform, quality = self.reference.locate(_grey_or_colour(pixels))
+        if quality < self.reference.min_quality:
+            raise ImageError(
+                "misaligned",
+                f"matches the frame of good parts by {quality:.2f}, usual is {self.reference.min_quality:.2f} or more: "
+                "another part, one that lies elsewhere, or none",
+            )
+        return into_frame(pixels, transform).reshape(pixels.shape)
+
+    def _in_place(self, image: Pixels, full_size: tuple[int, int] | None) -> NDArray[np.uint8]:
+        """The network's input as the part lies in the image."""
         _check_pixels(image)
         region = _with_channels(self.crop(image, full_size), self.channels)
         height, width = self.target(region.shape[:2])
@@ -185,12 +216,19 @@ class Recipe(BaseModel):
         pixels: NDArray[np.uint8] = np.rint(steps).astype(np.uint8)
         return pixels.reshape(height, width, self.channels)
 
-    def to_image_pixels(self, map_ss: NDArray[Any], image_shape: tuple[int, ...]) -> NDArray[np.float32]:
+    @property
+    def scored_places(self) -> NDArray[np.bool_] | None:
+        """Pixels (H, W) of the network's input that always show the picture; None for all."""
+        if self.reference is None or self.input_px is None:
+            return None
+        return self.reference.always_inside(self.input_px)
+
+    def to_image_pixels(self, map_ss: NDArray[Any], image: Pixels) -> NDArray[np.float32]:
         """Put a heat map back on the camera image.
 
         Args:
             map_ss: map over the network's input, of its size or coarser, any real type.
-            image_shape: shape of the camera image, height and width first.
+            image: the camera image, which says where the part lies.
 
         Returns:
             float32 (H, W), the map stretched over the region of interest, 0 outside of it.
@@ -201,12 +239,14 @@ class Recipe(BaseModel):
         """
         if map_ss.ndim != 2:
             raise ValueError(f"map of shape {map_ss.shape}: must be (H, W)")
-        x, y, width, height = self._region(image_shape)
-        placed = np.zeros(image_shape[:2], np.float32)
+        x, y, width, height = self._region(image.shape)
+        placed = np.zeros(image.shape[:2], np.float32)
         interpolation = cv2.INTER_AREA if max(width, height) < max(map_ss.shape) else cv2.INTER_LINEAR
-        placed[y : y + height, x : x + width] = cv2.resize(
-            map_ss.astype(np.float32), (width, height), interpolation=interpolation
-        )
+        stretched = cv2.resize(map_ss.astype(np.float32), (width, height), interpolation=interpolation)
+        if self.reference is not None:
+            transform, _ = self.reference.locate(_grey_or_colour(self._in_place(image, None)))
+            stretched = out_of_frame(np.asarray(stretched, np.float32), transform)
+        placed[y : y + height, x : x + width] = stretched
         return placed
 
     def _region(self, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -235,6 +275,10 @@ class Recipe(BaseModel):
 
 def _multiple(side: float) -> int:
     return max(2, round(side / SIDE_MULTIPLE)) * SIDE_MULTIPLE
+
+
+def _grey_or_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
 
 
 def _scaled(start: int, end: int, scale: float) -> slice:

@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -161,6 +163,8 @@ class FeatureJudge:
         padded = np.pad(vectors_blk, ((0, missing), (0, 0), (0, 0))).astype(np.float32)
         x_blk = torch.from_numpy(padded).to(self.device)
         maps = [one.maps(x_blk, self.network) for one in fitted]
+        if self._places is not None:  # what no good image shows is never judged
+            maps = [{name: map_bhw * self._places for name, map_bhw in one.items()} for one in maps]
         means = [torch.stack(list(m.values())).mean(0) if only is None else m[only] for m in maps]
         return torch.stack(means)[:, : len(vectors_blk)].cpu()
 
@@ -231,6 +235,15 @@ class FeatureJudge:
             return None
         origin = self._origin
         return f"features of {origin['network']} ({origin['licence']}), judged by {', '.join(self.fitted[0].scores)}"
+
+    @cached_property
+    def _places(self) -> Tensor | None:
+        """1 for each place of a map that all images show, 0 for the others, (h, w); None for all."""
+        pixels = self.config.recipe.scored_places
+        if pixels is None:
+            return None
+        inside = torch.from_numpy(pixels.astype(np.float32))[None, None]
+        return (F.adaptive_avg_pool2d(inside, self._grid)[0, 0] == 1).float().to(self.device)
 
     def _fitted(self) -> tuple[FittedScores, ...]:
         if not self.fitted:

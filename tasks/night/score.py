@@ -328,7 +328,7 @@ def overlay_key(line: str, model: PinnedModel, image: ListedImage) -> str:
 def overlay_jpeg(detector: Detector, data: bytes, heat_ss: np.ndarray) -> bytes:
     """An encoded image with its heat map (S, S) laid over it, as JPEG of at most 640 pixels a side."""
     image = read_image(data)
-    heat = detector.config.recipe.to_image_pixels(heat_ss, image.shape)
+    heat = detector.config.recipe.to_image_pixels(heat_ss, image)
     return encode_jpeg(draw_overlay(image, heat))
 
 

@@ -133,7 +133,7 @@ def test_map_returns_to_the_place_it_came_from() -> None:
     image = np.zeros((100, 200), np.uint8)
     image[40:44, 60:64] = 255
     heat = recipe.apply(image)[..., 0]
-    placed = recipe.to_image_pixels(heat, (100, 200, 3))
+    placed = recipe.to_image_pixels(heat, np.zeros((100, 200, 3), np.uint8))
     assert placed.shape == (100, 200)
     assert placed.dtype == np.float32
     weights = placed / placed.sum()
@@ -147,9 +147,9 @@ def test_map_returns_to_the_place_it_came_from() -> None:
 def test_map_of_another_shape_or_image_is_refused() -> None:
     """A map of another detector would be drawn over the wrong image."""
     with pytest.raises(ValueError, match="must be \\(H, W\\)"):
-        Recipe().to_image_pixels(np.zeros((32, 32, 1)), (100, 100))
+        Recipe().to_image_pixels(np.zeros((32, 32, 1)), np.zeros((100, 100), np.uint8))
     with pytest.raises(ImageError, match="roi_outside"):
-        Recipe(roi=(0, 0, 50, 50)).to_image_pixels(np.zeros((64, 64)), (40, 40))
+        Recipe(roi=(0, 0, 50, 50)).to_image_pixels(np.zeros((64, 64)), np.zeros((40, 40), np.uint8))
 
 
 @pytest.mark.parametrize(

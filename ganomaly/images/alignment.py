@@ -1,0 +1,379 @@
+"""Brings parts that lie shifted or turned into one frame, learned from images of good parts.
+
+An image is compared with a reference by brightness and edge strength: first all angles and shifts at once by Fourier
+transforms at 64 px, then the best few by Gauss-Newton steps at 64 and 128 px (inverse compositional, Baker and Matthews
+2004, "Lucas-Kanade 20 years on"). The reference is the mean of the good images, brought into one frame again and again.
+How far they turn and shift is learned as well: a part that lies upside down on a line where none does is not put right
+in silence.
+"""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+Floats = NDArray[np.float32]
+Kind = Literal["shift", "rigid"]
+
+COARSE_PX, FINE_PX = 64, 128
+"""Longer side for the search and for the refinement."""
+STEP = 5.0
+"""Degrees between the angles that are searched."""
+MAX_SHIFT = 0.15
+"""Of the longer side."""
+CANDIDATES = 4
+SAMPLE = 64
+"""Good images that suffice for a reference."""
+ROUNDS = 3
+FEWEST = 8
+"""Good images below which nothing is aligned."""
+MIN_GAIN, MIN_STEP = 0.25, 0.02
+"""Share of the disagreement of held-out good images, and correlation, that an alignment must gain."""
+MIN_AGREEMENT = 0.6
+"""Correlation of aligned good images, in brightness and in edges: with less there is no common shape."""
+MAX_WORSE = 0.1
+"""Share of the picture that may vary 1.5 times as much as before."""
+MIN_MARGIN = 0.15
+"""Quality below the usual one that is never called a failure."""
+
+
+class Transform(NamedTuple):
+    """Where a point of the reference lies in an image: turned about the middle, then shifted.
+
+    Attributes:
+        degrees: angle.
+        x: shift to the right, of the longer side.
+        y: shift down, of the longer side.
+    """
+
+    degrees: float
+    x: float
+    y: float
+
+
+STILL = Transform(0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The reference at one size, with what Gauss-Newton needs of it."""
+
+    reference_hwc: Floats
+    weight_hw1: Floats
+    solve: Floats
+
+
+class Reference(BaseModel):
+    """What good parts look like in one frame, and how far they lie from it.
+
+    Attributes:
+        kind: shift: parts shift; rigid: they shift and turn.
+        max_degrees: largest angle that is looked for.
+        max_shift: largest shift that is looked for, of the longer side.
+        min_quality: correlation with the reference below which an image counts as not aligned.
+        shape: height and width of the reference.
+        pixels: float16 (height, width, 2), brightness and edges, in base64.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    max_degrees: float
+    max_shift: float
+    min_quality: float
+    shape: tuple[int, int]
+    pixels: str
+
+    def locate(self, image: NDArray[np.uint8]) -> tuple[Transform, float]:
+        """Where the part lies in an image (H, W) or (H, W, 3) RGB, and how well it matches, in [-1, 1]."""
+        return self._locate(_look(image, self.shape))
+
+    def _locate(self, look_hwc: Floats) -> tuple[Transform, float]:
+        coarse, fine = self._levels
+        height, width = coarse.reference_hwc.shape[:2]
+        small_hwc = np.asarray(cv2.resize(look_hwc, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+        tried = sorted((_refine(coarse, small_hwc, start, 6) for start in self._search(small_hwc)), key=lambda t: -t[1])
+        close = [found for found, quality in tried[:3] if quality > tried[0][1] - 0.1]
+        apart = [
+            t for at, t in enumerate(close) if all(abs(_wrap(t.degrees - u.degrees)) > 2 * STEP for u in close[:at])
+        ]
+        found, quality = max((_refine(fine, look_hwc, start, 12) for start in apart), key=lambda t: t[1])
+        return found._replace(degrees=_wrap(found.degrees)), quality
+
+    def _search(self, look_hwc: Floats) -> list[Transform]:
+        """The best transforms of a correlation over all angles and shifts, best first."""
+        angles, spectra = self._turned
+        size = spectra.shape[2]
+        grey, edges = np.fft.rfft2(np.moveaxis(look_hwc, -1, 0), s=(size, size))
+        surface = np.fft.irfft2(grey * spectra[0] + edges * spectra[1], s=(size, size))
+        reach = max(1, int(self.max_shift * COARSE_PX))
+        around = np.arange(-reach, reach + 1)
+        surface = surface[:, around[:, None], around[None]].reshape(len(angles), -1)
+        best, where = surface.max(1), surface.argmax(1)
+        before, after = np.roll(best, 1), np.roll(best, -1)
+        if self.max_degrees < 180:
+            before[0] = after[-1] = -np.inf
+        peaks = (best >= before) & (best >= after)
+        order = [at for at in np.argsort(-best, kind="stable") if peaks[at]][:CANDIDATES]
+        dy, dx = np.divmod(where, len(around))
+        return [
+            Transform(float(angles[at]), float(dx[at] - reach) / COARSE_PX, float(dy[at] - reach) / COARSE_PX)
+            for at in order
+        ]
+
+    @cached_property
+    def _levels(self) -> tuple[_Level, _Level]:
+        data = np.frombuffer(base64.b64decode(self.pixels), np.float16).astype(np.float32)
+        fine_hwc = data.reshape(*self.shape, 2)
+        height, width = (max(4, round(side * COARSE_PX / FINE_PX)) for side in self.shape)
+        coarse_hwc = np.asarray(cv2.resize(fine_hwc, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+        return _level(coarse_hwc, self.kind), _level(fine_hwc, self.kind)
+
+    @cached_property
+    def _turned(self) -> tuple[NDArray[np.float64], NDArray[np.complex64]]:
+        """The angles that are searched, and spectra of the reference turned by them, (2, angles, ...)."""
+        angles = np.zeros(1)
+        if self.kind == "rigid" and self.max_degrees >= 180:
+            angles = np.arange(0, 360, STEP)
+        elif self.kind == "rigid":
+            angles = np.linspace(-self.max_degrees, self.max_degrees, 2 * math.ceil(self.max_degrees / STEP) + 1)
+        coarse = self._levels[0]
+        weighted_hwc = coarse.reference_hwc * coarse.weight_hw1
+        height, width = weighted_hwc.shape[:2]
+        size = cv2.getOptimalDFTSize(round(COARSE_PX * (1 + self.max_shift)))
+        turned = np.zeros((len(angles), size, size, 2), np.float32)
+        for at, angle in enumerate(angles):
+            matrix = _matrix(Transform(float(angle), 0, 0), (height, width))
+            turned[at, :height, :width] = cv2.warpAffine(weighted_hwc, matrix, (width, height))
+        return angles, np.conj(np.fft.rfft2(np.moveaxis(turned, -1, 0))).astype(np.complex64)
+
+    def always_inside(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Which pixels (H, W) of the frame show the picture however the part lies, and never the mirrored border."""
+        inside = np.ones(shape, bool)
+        turns = np.linspace(-self.max_degrees, self.max_degrees, 25) if self.kind == "rigid" else (0.0,)
+        for degrees in turns:
+            for direction in np.arange(0, 2 * math.pi, math.pi / 4):
+                x, y = self.max_shift * math.cos(direction), self.max_shift * math.sin(direction)
+                matrix = _matrix(Transform(float(degrees), x, y), shape)
+                flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+                inside &= cv2.warpAffine(np.ones(shape, np.uint8), matrix, shape[::-1], flags=flags) > 0
+        return inside
+
+
+def into_frame(image: NDArray[Any], transform: Transform) -> NDArray[Any]:
+    """Bring an image of any resolution into the frame of the reference; what is not in it is mirrored."""
+    if transform == STILL:
+        return image
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    size = (image.shape[1], image.shape[0])
+    return cv2.warpAffine(image, _matrix(transform, image.shape), size, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def out_of_frame(map_hw: Floats, transform: Transform) -> Floats:
+    """Bring a map over the frame back to where its places lie in the image; 0 where the frame saw nothing."""
+    if transform == STILL:
+        return map_hw
+    size = (map_hw.shape[1], map_hw.shape[0])
+    return np.asarray(cv2.warpAffine(map_hw, _matrix(transform, map_hw.shape), size), np.float32)
+
+
+def fit_reference(images: Sequence[NDArray[np.uint8]], kind: Kind | Literal["auto"]) -> Reference | None:
+    """Learn the frame from images of good parts, (H, W) or (H, W, 3) RGB.
+
+    Args:
+        images: of one line.
+        kind: what parts do; "auto": the least that makes held-out good images agree, judged by the correlation of all
+            pairs of them.
+
+    Returns:
+        None where nothing is to be aligned: parts lie still, have no common shape, or are too few.
+    """
+    if len(images) < FEWEST:
+        return None
+    ratio = float(np.median([image.shape[1] / image.shape[0] for image in images]))
+    shape = max(8, round(FINE_PX * min(1.0, 1 / ratio))), max(8, round(FINE_PX * min(1.0, ratio)))
+    chosen = np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(int)
+    looks = [_look(images[at], shape) for at in chosen]
+    found = _decide(looks) if kind == "auto" else kind
+    return None if found is None else _build(looks, found)
+
+
+def _decide(looks: Sequence[Floats]) -> Kind | None:
+    """The least alignment by which images that made no reference agree much better, None if none does."""
+    halves = [(looks[::2], looks[1::2]), (looks[1::2], looks[::2])]
+    weight_hw1 = _window(looks[0].shape)
+    still = [_variance(others, [STILL] * len(others)) for _, others in halves]
+    chosen: Kind | None = None
+    agreement = 1 - float((np.mean(still, 0) * weight_hw1).sum((0, 1)).mean())
+    kinds: tuple[Kind, ...] = ("shift", "rigid")
+    for kind in kinds:
+        references = [_build(seen, kind) for seen, _ in halves]
+        moved = [
+            _variance(others, [reference._locate(look)[0] for look in others])
+            for reference, (_, others) in zip(references, halves, strict=True)
+        ]
+        after_c = (np.mean(moved, 0) * weight_hw1).sum((0, 1))
+        worse = [
+            ((new > 1.5 * old + 0.02) * weight_hw1).sum((0, 1)).max() for new, old in zip(moved, still, strict=True)
+        ]
+        found = 1 - float(after_c.mean())
+        gained = found - agreement >= max(MIN_STEP, MIN_GAIN * (1 - agreement))
+        if gained and 1 - float(after_c.max()) >= MIN_AGREEMENT and float(np.mean(worse)) <= MAX_WORSE:
+            chosen, agreement = kind, found
+    return chosen
+
+
+def _build(looks: Sequence[Floats], kind: Kind) -> Reference:
+    """The mean of images in one frame: from the best of a few, aligned and averaged again and again."""
+    few = looks[:: max(1, len(looks) // 12)][:12]
+    seeds = [_reference(look, kind) for look in few[:6]]
+    reference = max(seeds, key=lambda one: float(np.median([one._locate(look)[1] for look in few])))
+    for _ in range(ROUNDS):
+        found = [reference._locate(look) for look in looks]
+        middle, spread = _robust([quality for _, quality in found])
+        kept = [
+            (look, where) for look, (where, quality) in zip(looks, found, strict=True) if quality >= middle - 3 * spread
+        ]
+        home = _centre([where for _, where in kept])
+        mean = np.mean([into_frame(look, _compose(where, home)) for look, where in kept], axis=0)
+        reference = _reference(mean.astype(np.float32), kind)
+    found = [reference._locate(look) for look in looks]
+    middle, spread = _robust([quality for _, quality in found])
+    limit = middle - max(MIN_MARGIN, 5 * spread)
+    usual = [where for where, quality in found if quality >= limit]
+    degrees = 1.25 * max(abs(where.degrees) for where in usual) + STEP
+    shift = 1.25 * max(math.hypot(where.x, where.y) for where in usual) + 0.01
+    limits = {
+        "max_degrees": degrees if degrees < 90 else 180.0,
+        "max_shift": min(shift, MAX_SHIFT),
+        "min_quality": limit,
+    }
+    return Reference(kind=kind, shape=reference.shape, pixels=reference.pixels, **limits)
+
+
+def _reference(look_hwc: Floats, kind: Kind) -> Reference:
+    pixels = base64.b64encode(look_hwc.astype(np.float16).tobytes()).decode("ascii")
+    shape = look_hwc.shape[0], look_hwc.shape[1]
+    return Reference(kind=kind, max_degrees=180, max_shift=MAX_SHIFT, min_quality=-1, shape=shape, pixels=pixels)
+
+
+def _look(image: NDArray[np.uint8], shape: tuple[int, int]) -> Floats:
+    """Brightness and edge strength of an image, (height, width, 2), each with mean 0 and deviation 1."""
+    shrinks = image.shape[1] > shape[1]
+    small = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) if small.ndim == 3 else small
+    grey = np.asarray(cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.0), np.float32)
+    edges = np.sqrt(cv2.magnitude(cv2.Sobel(grey, -1, 1, 0), cv2.Sobel(grey, -1, 0, 1)))
+    both = np.dstack([grey, cv2.GaussianBlur(edges, (0, 0), 1.0)])
+    return np.asarray((both - both.mean((0, 1))) / (both.std((0, 1)) + 1e-6), np.float32)
+
+
+def _window(shape: Sequence[int]) -> Floats:
+    """Weights (height, width, 1) that sum to 1 over a soft ellipse in the image."""
+    rows, columns = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])[None]
+    weight = np.clip((1 - np.hypot(rows, columns)) / 0.15, 0, 1).astype(np.float32)[..., None]
+    weighted: Floats = weight / weight.sum()
+    return weighted
+
+
+def _normalised(look_hwc: Floats, weight_hw1: Floats) -> Floats:
+    """Channels with weighted mean 0 and weighted variance 1."""
+    share = weight_hw1.ravel()
+    centred = look_hwc.reshape(-1, look_hwc.shape[2])
+    centred = centred - share @ centred
+    return np.asarray(centred / (np.sqrt(share @ np.square(centred)) + 1e-6), np.float32).reshape(look_hwc.shape)
+
+
+def _level(look_hwc: Floats, kind: Kind) -> _Level:
+    weight_hw1 = _window(look_hwc.shape)
+    reference_hwc = _normalised(look_hwc, weight_hw1)
+    gx, gy = np.gradient(reference_hwc, axis=1), np.gradient(reference_hwc, axis=0)
+    height, width = reference_hwc.shape[:2]
+    rows = np.arange(height)[:, None, None] - (height - 1) / 2
+    columns = np.arange(width)[None, :, None] - (width - 1) / 2
+    jacobian = np.stack([gy * columns - gx * rows, gx, gy] if kind == "rigid" else [gx, gy]).astype(np.float32)
+    project = (jacobian * weight_hw1).reshape(len(jacobian), -1)
+    hessian = project @ jacobian.reshape(len(jacobian), -1).T
+    hessian += np.eye(len(hessian)) * (1e-4 * np.trace(hessian) / len(hessian) + 1e-9)
+    return _Level(reference_hwc, weight_hw1, (np.linalg.inv(hessian) @ project).astype(np.float32))
+
+
+def _refine(level: _Level, look_hwc: Floats, start: Transform, rounds: int) -> tuple[Transform, float]:
+    """A transform improved by Gauss-Newton steps, and its correlation."""
+    side = max(level.reference_hwc.shape[:2])
+    weighted = level.reference_hwc * level.weight_hw1
+    best, quality, here = start, -1.0, start
+    for _ in range(rounds + 1):
+        seen = _normalised(np.asarray(into_frame(look_hwc, here), np.float32), level.weight_hw1)
+        found = float(np.vdot(seen, weighted)) / seen.shape[2]
+        if found > quality:
+            best, quality = here, found
+        step = level.solve @ (seen - level.reference_hwc).ravel()
+        turn, dx, dy = (0.0, *step) if len(step) == 2 else step
+        if abs(turn) * side / 2 < 0.02 and math.hypot(dx, dy) < 0.02:
+            break
+        angle = math.radians(here.degrees) - turn
+        cos, sin = math.cos(angle), math.sin(angle)
+        here = Transform(
+            math.degrees(angle),
+            float(here.x - (cos * dx - sin * dy) / side),
+            float(here.y - (sin * dx + cos * dy) / side),
+        )
+    return best, quality
+
+
+def _variance(looks: Sequence[Floats], found: Sequence[Transform]) -> Floats:
+    """Variance at each place of images in one frame; its weighted sum is 1 - mean correlation of all pairs."""
+    weight_hw1 = _window(looks[0].shape)
+    moved = [_normalised(into_frame(look, where), weight_hw1) for look, where in zip(looks, found, strict=True)]
+    variance: Floats = np.var(moved, axis=0, ddof=1)
+    return variance
+
+
+def _matrix(transform: Transform, shape: Sequence[int]) -> NDArray[np.float64]:
+    """The 2 x 3 matrix that takes a point of the reference to its place in an image of this size."""
+    height, width = shape[:2]
+    angle, side = math.radians(transform.degrees), max(height, width)
+    cos, sin, cx, cy = math.cos(angle), math.sin(angle), (width - 1) / 2, (height - 1) / 2
+    return np.array(
+        [
+            [cos, -sin, cx - cos * cx + sin * cy + transform.x * side],
+            [sin, cos, cy - sin * cx - cos * cy + transform.y * side],
+        ]
+    )
+
+
+def _compose(outer: Transform, inner: Transform) -> Transform:
+    """First the inner one, then the outer one."""
+    cos, sin = math.cos(math.radians(outer.degrees)), math.sin(math.radians(outer.degrees))
+    return Transform(
+        outer.degrees + inner.degrees,
+        outer.x + cos * inner.x - sin * inner.y,
+        outer.y + sin * inner.x + cos * inner.y,
+    )
+
+
+def _centre(found: Sequence[Transform]) -> Transform:
+    """The frame in which these transforms move images least; angle 0 where they point anywhere."""
+    turns = np.exp(1j * np.radians([where.degrees for where in found]))
+    shifts = np.array([complex(where.x, where.y) for where in found])
+    offset = -np.mean(np.conj(turns) * shifts)
+    degrees = -float(np.degrees(np.angle(turns.mean()))) if abs(turns.mean()) > 0.7 else 0.0
+    return Transform(degrees, float(offset.real), float(offset.imag))
+
+
+def _robust(values: Sequence[float]) -> tuple[float, float]:
+    """Median, and the standard deviation that the median distance from it tells."""
+    middle = float(np.median(values))
+    return middle, 1.4826 * float(np.median(np.abs(np.array(values) - middle)))
+
+
+def _wrap(degrees: float) -> float:
+    return (degrees + 180) % 360 - 180
