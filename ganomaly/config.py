@@ -18,7 +18,7 @@ from ganomaly.scoring.pixel_scores import ScoreConfig
 
 FEATURES_DEFAULTS: dict[str, dict[str, Any]] = {
     "recipe": {"keep_aspect": True, "channels": 3, "illumination": "none", "align": "auto"},
-    "calibration": {"calibrate_fraction": 0.4, "cross_fit": "auto"},
+    "calibration": {"calibrate_fraction": 0.3, "cross_fit": "auto"},
     "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
 }
 """Defaults where the input is features, by table; all others are those of the tables themselves."""

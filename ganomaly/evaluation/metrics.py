@@ -117,3 +117,26 @@ def _area(rates_2p: NDArray[np.float64], weights_p: NDArray[np.float64], limit: 
     triangle = np.divide(rising**2, 2 * (after - before), out=np.zeros_like(rising), where=after > before)
     area = float(weights_p @ (triangle + np.maximum(0, limit - after)))
     return min(area, limit)  # the weights' sum is 1 but for rounding
+
+
+def aupimo(masks: Masks, maps: Maps, *, lowest: float = 1e-5, highest: float = 1e-4) -> float:
+    """Mean area under the per-image overlap of defective images (Bertoldo et al. 2024, arXiv 2401.01984), in [0, 1].
+
+    Thresholds come from good images alone: the false-positive rate is the mean over good images of the share of pixels
+    above the threshold. For each defective image the share of its defect above the threshold is averaged over the
+    logarithm of that rate from `lowest` to `highest`: what is found while hardly any pixel of a good part is hot.
+
+    Raises:
+        ValueError: if there is no good or no defective image.
+    """
+    good = [map_hw.ravel() for mask, map_hw in zip(masks, maps, strict=True) if not mask.any()]
+    bad = [map_hw[mask] for mask, map_hw in zip(masks, maps, strict=True) if mask.any()]
+    if not good or not bad:
+        raise ValueError(f"{len(good)} good and {len(bad)} defective images: AUPIMO needs both")
+    heat = np.concatenate(good)
+    weights = np.concatenate([np.full(len(pixels), 1 / (len(pixels) * len(good))) for pixels in good])
+    order = np.argsort(-heat)
+    rates = np.cumsum(weights[order])
+    wanted = np.geomspace(lowest, highest, 50)
+    thresholds = heat[order][np.minimum(np.searchsorted(rates, wanted, side="right"), len(heat) - 1)]
+    return float(np.mean([[(pixels > threshold).mean() for threshold in thresholds] for pixels in bad]))

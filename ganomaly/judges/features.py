@@ -126,10 +126,10 @@ class FeatureJudge:
         names = self._fitted()[0].scores
         columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ("fused", *names)}
         for batch_nhwc in self._batches(images_nhwc):
-            vectors = self._vectors_of(batch_nhwc)
-            columns["fused"].append(_lowest(self._fused(vectors, self.fitted)))
+            maps = self._maps(self._vectors_of(batch_nhwc), self.fitted)
+            columns["fused"].append(_lowest(_mean_maps(maps)))
             for name in names:
-                columns[name].append(_lowest(self._fused(vectors, self.fitted, only=name)))
+                columns[name].append(_lowest(torch.stack([of_fit[name] for of_fit in maps])))
         return {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in columns.items()}
 
     def maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
@@ -155,18 +155,22 @@ class FeatureJudge:
             judged += [(raw, map_hw if keep else None) for raw, map_hw, keep in rows]
         return judged
 
-    def _fused(
-        self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores], only: str | None = None
-    ) -> Tensor:
-        """For each fit the mean of its scores' maps, or the map of one of them, (F, B, h, w)."""
+    def _maps(self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores]) -> list[dict[str, Tensor]]:
+        """For each fit the map (B, h, w) of each of its scores, by name."""
         missing = BATCH - len(vectors_blk)
         padded = np.pad(vectors_blk, ((0, missing), (0, 0), (0, 0))).astype(np.float32)
         x_blk = torch.from_numpy(padded).to(self.device)
-        maps = [one.maps(x_blk, self.network) for one in fitted]
-        if self._places is not None:  # what no good image shows is never judged
-            maps = [{name: map_bhw * self._places for name, map_bhw in one.items()} for one in maps]
-        means = [torch.stack(list(m.values())).mean(0) if only is None else m[only] for m in maps]
-        return torch.stack(means)[:, : len(vectors_blk)].cpu()
+        found = []
+        for one in fitted:
+            maps = {name: map_bhw[: len(vectors_blk)] for name, map_bhw in one.maps(x_blk, self.network).items()}
+            if self._places is not None:  # what some good image does not show is never judged
+                maps = {name: map_bhw * self._places for name, map_bhw in maps.items()}
+            found.append({name: map_bhw.cpu() for name, map_bhw in maps.items()})
+        return found
+
+    def _fused(self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores]) -> Tensor:
+        """For each fit the mean of its scores' maps, (F, B, h, w): all are in the same units."""
+        return _mean_maps(self._maps(vectors_blk, fitted))
 
     @property
     def batch_size(self) -> int:
@@ -352,6 +356,10 @@ def _standard(vectors: StoredVectors) -> tuple[Tensor, Tensor]:
     mean = total / n
     deviation = np.sqrt(np.maximum(squares / n - mean**2, 0)) + LEAST_SCALE
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+
+
+def _mean_maps(maps: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    return torch.stack([torch.stack(list(of_fit.values())).mean(0) for of_fit in maps])
 
 
 def _lowest(maps_fbhw: Tensor) -> NDArray[np.float64]:

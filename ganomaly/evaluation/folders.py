@@ -1,0 +1,365 @@
+"""A detector with its defaults on anybody's folders of images, beside its own scores and what needs no network.
+
+A folder has the layout of MVTec AD: `train/good`, `test/good`, `test/KIND` and, where the place of defects is known,
+masks `ground_truth/KIND/NAME.png` (or `NAME_mask.png`). Nothing is chosen on test images.
+"""
+
+import csv
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+from ganomaly.config import DetectorConfig
+from ganomaly.detector import Detector
+from ganomaly.errors import TrainingDataError
+from ganomaly.evaluation import protocols
+from ganomaly.evaluation.baselines import BASELINES
+from ganomaly.evaluation.metrics import aupimo, image_auroc, map_figures
+from ganomaly.images.preparation import ImageSource, Prepared, fit_recipe, read_image
+from ganomaly.images.quality import QualityGate
+from ganomaly.images.recipe import Recipe
+from ganomaly.parts.roles import parts_from_names, plan_roles
+
+SUFFIXES = protocols.IMAGE_SUFFIXES
+MAP_SIDE_PX = 512
+"""Longer side at which maps are compared with masks."""
+DETECTOR = "detector"
+AT_ONCE = 64
+"""Test images in memory at a time."""
+
+
+@dataclass(frozen=True)
+class InspectionSet:
+    """Images of good parts to learn from, and others with known verdicts.
+
+    Attributes:
+        name: for tables.
+        train: images of good parts.
+        test: (M,) images to judge.
+        defective: (M,) which of them are defective.
+        masks: (M,) where the defect is; None for a good image and where nobody drew it.
+        names: file names of the training images, for their parts; empty where there are none.
+    """
+
+    name: str
+    train: Sequence[ImageSource]
+    test: Sequence[ImageSource]
+    defective: NDArray[np.bool_]
+    masks: Sequence[Path | None]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FolderRow:
+    """One method on one set with one seed; what a method does not have is None.
+
+    Attributes:
+        data: name of the set.
+        method: the detector, one of its scores, or a baseline.
+        seed: of split, weights and draws.
+        train_images: good images to learn from, calibration included.
+        auroc: of images, in [0, 1]; an unusable image counts as the most unusual.
+        aupro: of maps up to a false-positive rate of 0.3, in [0, 1].
+        aupimo: of maps, in [0, 1].
+        false_rejects: share of the usable good test images that were flagged.
+        promised: the false-reject rate asked for.
+        guaranteed: its upper bound, see `Calibration.guaranteed_rate`.
+        held: whether the promise lies within, or above, the exact binomial interval (95 %) of what was observed.
+        escapes: share of the defective test images that were neither flagged nor unusable.
+        unusable_good: good test images that could not be judged.
+        unusable_defective: defective ones.
+        fit_s: seconds from files to a calibrated detector.
+        images_per_s: from files to verdicts.
+    """
+
+    data: str
+    method: str
+    seed: int
+    train_images: int
+    auroc: float
+    aupro: float | None = None
+    aupimo: float | None = None
+    false_rejects: float | None = None
+    promised: float | None = None
+    guaranteed: float | None = None
+    held: bool | None = None
+    escapes: float | None = None
+    unusable_good: int | None = None
+    unusable_defective: int | None = None
+    fit_s: float | None = None
+    images_per_s: float | None = None
+
+
+def read_folder(folder: Path) -> InspectionSet:
+    """Find the images of a folder.
+
+    Raises:
+        TrainingDataError: if it has another layout; says what is missing.
+    """
+    train = _images(folder / "train" / "good")
+    kinds = sorted(path for path in (folder / "test").glob("*") if path.is_dir())
+    test = [(path, kind.name) for kind in kinds for path in _images(kind)]
+    defective = np.array([kind != "good" for _, kind in test], dtype=bool)
+    if not train or defective.all() or not defective.any():
+        raise TrainingDataError(
+            f"{folder}: {len(train)} images in train/good, {int((~defective).sum())} in test/good, "
+            f"{int(defective.sum())} in other folders of test: needs some of each (the layout of MVTec AD)"
+        )
+    masks = [None if kind == "good" else _mask_of(folder, kind, path) for path, kind in test]
+    names = tuple(path.name for path in train)
+    return InspectionSet(folder.name, train, [path for path, _ in test], defective, masks, names)
+
+
+def solar_cells(line: str, seed: int) -> InspectionSet:
+    """The solar cells of a line, split as `ganomaly.evaluation.protocols` says: near-duplicates on one side.
+
+    Args:
+        line: "elpv-mono" or "elpv-poly".
+        seed: draws the split.
+    """
+    data = protocols.elpv("mono" if line == "elpv-mono" else "poly")
+    dealt = protocols.split(protocols.unite_near_duplicates(data, Recipe()), "abnormal", seed=seed)
+    return InspectionSet(
+        line,
+        [data.images[at] for at in dealt.train.tolist()],
+        [data.images[at] for at in dealt.test.tolist()],
+        dealt.abnormal,
+        [None] * len(dealt.test),
+    )
+
+
+def few(data: InspectionSet, n: int, seed: int) -> InspectionSet:
+    """The set with only n of its training images, drawn by the seed."""
+    chosen = np.random.default_rng(seed).permutation(len(data.train))[:n].tolist()
+    names = tuple(data.names[at] for at in chosen) if data.names else ()
+    return replace(data, train=[data.train[at] for at in chosen], names=names)
+
+
+def run_set(
+    data: InspectionSet,
+    config: DetectorConfig,
+    seed: int,
+    *,
+    part_pattern: str | None = None,
+    device: str = "auto",
+    baselines: bool = True,
+) -> Iterator[FolderRow]:
+    """Fit a detector on a set and judge its test images: the detector's row, one for each score, one a baseline.
+
+    Raises:
+        TrainingDataError: if the images cannot train or calibrate a detector as asked.
+    """
+    started = time.perf_counter()
+    training = config.training.model_copy(update={"seed": seed})
+    recipe = fit_recipe(config.recipe, data.train)
+    config = config.model_copy(update={"training": training, "recipe": recipe})
+    detector = Detector(config, device=device)
+    prepared = list(detector.prepare_all(data.train))
+    parts = None if part_pattern is None else parts_from_names(data.names, part_pattern)
+    for _ in detector.learn(prepared, plan_roles(prepared, parts, config.calibration, seed)):
+        pass
+    fitted = time.perf_counter()
+    del prepared
+    row = FolderRow(data.name, DETECTOR, seed, len(data.train), 0.0, fit_s=fitted - started)
+    yield from _judged(detector, data, row)
+    if baselines:
+        yield from _baselines(data, seed)
+
+
+def _judged(detector: Detector, data: InspectionSet, row: FolderRow) -> Iterator[FolderRow]:
+    calibration = detector.calibration
+    assert calibration is not None
+    usable = np.zeros(len(data.test), dtype=bool)
+    raw: dict[str, list[NDArray[np.float64]]] = {}
+    masks, maps, judging_s = [], [], 0.0
+    for start in range(0, len(data.test), AT_ONCE):
+        began = time.perf_counter()
+        prepared = list(detector.prepare_all(data.test[start : start + AT_ONCE]))
+        fit = np.array([one.usable for one in prepared])
+        usable[start : start + AT_ONCE] = fit
+        pixels = detector.stack(prepared, fit)
+        for name, found_b in detector.raw_scores_by_method(pixels).items():
+            raw.setdefault(name, []).append(found_b)
+        judging_s += time.perf_counter() - began
+        compared = _maps(detector, data, start, prepared, fit)
+        masks += [mask for mask, _ in compared]
+        maps += [map_hw for _, map_hw in compared]
+    flagging: str = "fused" if "fused" in raw else detector.config.score.method
+    scores = {name: np.concatenate(parts) for name, parts in raw.items()}
+    flagged = calibration.flagged(scores[flagging])
+    good, bad = flagged[~data.defective[usable]], flagged[data.defective[usable]]
+    has_masks = any(mask.any() for mask in masks)
+    yield replace(
+        row,
+        auroc=_auroc(data, usable, scores[flagging]),
+        aupro=map_figures(masks, maps).aupro if has_masks else None,
+        aupimo=aupimo(masks, maps) if has_masks else None,
+        false_rejects=float(good.mean()),
+        promised=calibration.false_reject_rate,
+        guaranteed=calibration.guaranteed_rate,
+        held=holds(int(good.sum()), len(good), calibration.guaranteed_rate),
+        escapes=float((~bad).sum() / data.defective.sum()),
+        unusable_good=int((~usable & ~data.defective).sum()),
+        unusable_defective=int((~usable & data.defective).sum()),
+        images_per_s=len(data.test) / judging_s,
+    )
+    for name, found_n in scores.items():
+        if name != flagging:
+            yield FolderRow(data.name, name, row.seed, row.train_images, _auroc(data, usable, found_n))
+
+
+def holds(flagged: int, good: int, rate: float) -> bool:
+    """Whether a promise may be true: it is not below the exact 95 % interval (Clopper and Pearson 1934)."""
+    return bool(rate >= binomtest(flagged, good).proportion_ci(0.95, "exact").low)
+
+
+def _baselines(data: InspectionSet, seed: int) -> Iterator[FolderRow]:
+    """What needs no network, on the pixels of the default recipe; an unusable image counts as the most unusual."""
+    config = DetectorConfig(input="pixels", quality=QualityGate(min_side_px=1))
+    detector = Detector(config, device="cpu")
+    train, test = (list(detector.prepare_all(images)) for images in (data.train, data.test))
+    fitting = np.array([one.pixels for one in train if one.pixels is not None])
+    usable = np.array([one.usable for one in test])
+    judged = np.array([one.pixels for one in test if one.pixels is not None])
+    for name, kind in BASELINES.items():
+        scores = kind(fitting).raw_scores(judged)
+        yield FolderRow(data.name, name, seed, len(data.train), _auroc(data, usable, scores))
+
+
+def _auroc(data: InspectionSet, usable: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    everything = np.full(len(usable), scores.max() + 1)
+    everything[usable] = scores
+    return image_auroc(data.defective, everything)
+
+
+def _maps(
+    detector: Detector, data: InspectionSet, start: int, prepared: Sequence[Prepared], fit: NDArray[np.bool_]
+) -> list[tuple[NDArray[np.bool_], NDArray[np.float32]]]:
+    """Mask and heat map of those images whose mask is known, and of good ones; none where a set has no masks."""
+    if not any(data.masks):
+        return []
+    found = []
+    rows = [
+        at
+        for at in np.flatnonzero(fit).tolist()
+        if data.masks[start + at] is not None or not data.defective[start + at]
+    ]
+    heats = detector.heat_maps(detector.stack(prepared, np.isin(np.arange(len(prepared)), rows)))
+    for at, heat in zip(rows, heats, strict=True):
+        image = read_image(data.test[start + at])
+        map_hw = detector.config.recipe.to_image_pixels(heat, image)
+        scale = min(1.0, MAP_SIDE_PX / max(map_hw.shape))
+        size = (round(map_hw.shape[1] * scale), round(map_hw.shape[0] * scale))
+        path = data.masks[start + at]
+        mask = np.zeros(size[::-1], np.uint8)
+        if path is not None:
+            read = read_image(path)
+            read = read if read.ndim == 2 else read.max(axis=2)
+            mask = np.asarray(cv2.resize(read, size, interpolation=cv2.INTER_AREA))
+        shrunk = np.asarray(cv2.resize(map_hw, size, interpolation=cv2.INTER_AREA), np.float32)
+        found.append((mask > 0, shrunk))
+    return found
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def _mask_of(folder: Path, kind: str, image: Path) -> Path | None:
+    names = (f"{image.stem}.png", f"{image.stem}_mask.png")
+    return next((path for name in names if (path := folder / "ground_truth" / kind / name).is_file()), None)
+
+
+def write_csv(rows: Sequence[FolderRow], path: Path) -> None:
+    """All rows as they are."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def markdown(rows: Sequence[FolderRow], command: str, machine: str) -> str:
+    """The rows as tables: means over seeds, with the standard deviation of AUROC."""
+    names = list(dict.fromkeys(row.data for row in rows))
+    lines = [
+        f"    {command}",
+        "",
+        f"{machine}. Means over the seeds {_seeds(rows)}.",
+        "",
+        *_detector_table(rows, names),
+    ]
+    return "\n".join([*lines, "", *_method_table(rows, names), "", *_left_out_table(rows, names), ""])
+
+
+def _detector_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
+    lines = [
+        "| data | good images | AUROC | AUPRO | AUPIMO | good flagged | promised | held | defects missed | unusable "
+        "good / defective | fit, s | images/s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in names:
+        own = [row for row in rows if row.data == name and row.method == DETECTOR]
+        held = sum(bool(row.held) for row in own)
+        promised = f"{_mean(own, 'promised'):.1%}"
+        if _mean(own, "guaranteed") > _mean(own, "promised") + 1e-9:
+            promised += f" (at most {_mean(own, 'guaranteed'):.1%})"
+        lines.append(
+            f"| {name} | {own[0].train_images} | {_auroc_text(own)} | {_optional(own, 'aupro')} | "
+            f"{_optional(own, 'aupimo')} | {_mean(own, 'false_rejects'):.1%} | {promised} | {held} of {len(own)} | "
+            f"{_mean(own, 'escapes'):.0%} | {_mean(own, 'unusable_good'):.0f} / {_mean(own, 'unusable_defective'):.0f} "
+            f"| {_mean(own, 'fit_s'):.0f} | {_mean(own, 'images_per_s'):.0f} |"
+        )
+    return lines
+
+
+def _method_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
+    methods = list(dict.fromkeys(row.method for row in rows))
+    lines = ["AUROC of images:", "", f"| method | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+    for method in methods:
+        cells = [_auroc_text([row for row in rows if row.data == name and row.method == method]) for name in names]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return lines
+
+
+def _left_out_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
+    """What one would have got who chooses among the detector and its scores on all other sets."""
+    methods = [m for m in dict.fromkeys(row.method for row in rows) if m not in BASELINES]
+    if len(names) < 2 or len(methods) < 2:
+        return []
+    auroc = {(n, m): [r.auroc for r in rows if (r.data, r.method) == (n, m)] for n in names for m in methods}
+    common = [m for m in methods if all(auroc[n, m] for n in names)]
+    lines = ["Chosen by the mean AUROC on all other sets, reported on the one left out:", ""]
+    lines += ["| left out | chosen | AUROC | the detector's |", "| --- | --- | ---: | ---: |"]
+    for name in names:
+        others = [other for other in names if other != name]
+        best = max(common, key=lambda m: statistics.mean(statistics.mean(auroc[o, m]) for o in others))
+        found, own = statistics.mean(auroc[name, best]), statistics.mean(auroc[name, DETECTOR])
+        lines.append(f"| {name} | {best} | {found:.3f} | {own:.3f} |")
+    return lines
+
+
+def _seeds(rows: Sequence[FolderRow]) -> str:
+    return ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
+
+
+def _mean(rows: Sequence[FolderRow], field: str) -> float:
+    return float(statistics.mean(float(getattr(row, field)) for row in rows))
+
+
+def _optional(rows: Sequence[FolderRow], field: str) -> str:
+    return "-" if getattr(rows[0], field) is None else f"{_mean(rows, field):.3f}"
+
+
+def _auroc_text(rows: Sequence[FolderRow]) -> str:
+    if not rows:
+        return "-"
+    values = [row.auroc for row in rows]
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}"
