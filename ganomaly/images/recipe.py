@@ -97,7 +97,8 @@ class Recipe(BaseModel):
         light = (
             f"local contrast (window {self.window:g})" if self.illumination == "local_contrast" else "light as it is"
         )
-        return f"{region}, {colour}, {scaled} {size}, {light}"
+        frame = "" if self.reference is None else f", parts brought into one frame ({self.align})"
+        return f"{region}, {colour}, {scaled} {size}, {light}{frame}"
 
     @property
     def is_open(self) -> bool:

@@ -29,6 +29,10 @@ FOLDS = 10
 CROSS_FIT_BELOW = 2
 """Times the calibration images that are needed at least: with fewer held out, the limit is hardly more than the
 highest score of a handful."""
+SUSPICIOUS_IMAGES = 20
+SUSPICIOUS_VALUES = 4
+SUSPICIOUS_IMAGES_EACH = 5
+"""Images per value from which a field of file names is taken for a part, where nobody named parts."""
 FEW_PARTS = 0.5
 """Parts per part id (or image, without ids) up to which a folder counts as photos of a few parts."""
 LARGE_PART = 0.25
@@ -231,6 +235,29 @@ def _comparable(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width, channels = pixels.shape
     square = height == width and (channels == 1 or height <= SIDE_PX)
     return pixels if square else Recipe(resize=True).apply(pixels[:, :, 0] if channels == 1 else pixels)
+
+
+def suspected_parts(names: Sequence[str]) -> str | None:
+    """What file names suggest about parts, for people; None if nothing.
+
+    Names such as `kos07_Part3.jpg` or `01_20200905_277500_crop.png` are cut at their separators. A field that has
+    a few values, each in many names, may be the part, the position or
+    the day: images that share it are no independent samples.
+    """
+    fields = [re.split(r"[_\-. /]+", name.rsplit(".", 1)[0]) for name in names]
+    if len(names) < SUSPICIOUS_IMAGES or len({len(parts) for parts in fields}) != 1:
+        return None
+    for at, values in enumerate(zip(*fields, strict=True)):
+        counts = Counter(values)
+        if SUSPICIOUS_VALUES <= len(counts) <= len(names) / SUSPICIOUS_IMAGES_EACH and min(counts.values()) > 1:
+            example = ", ".join(sorted(counts)[:3])
+            pattern = "^" + r"[^_\-. /]+[_\-. /]+" * at + r"([^_\-. /]+)"
+            return (
+                f"file names have a field with only {len(counts)} values ({example}, ...). If it names the part, the "
+                f"position or the day, good parts of other ones will be flagged more often than promised: try "
+                f"--part-pattern '{pattern}', which leaves whole ones out when calibrating"
+            )
+    return None
 
 
 def _spread(values: NDArray[np.str_], usable: NDArray[np.bool_]) -> NDArray[np.str_]:

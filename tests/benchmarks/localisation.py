@@ -139,7 +139,7 @@ def configure(data: str, path: Path | None, epochs: int | None, seed: int) -> De
     if data in TEXTURES:
         values.setdefault("quality", {"min_sharpness": 0.0})
     training = values.get("training", {}) | {"seed": seed} | ({} if epochs is None else {"epochs": epochs})
-    return DetectorConfig.model_validate(values | {"training": training})
+    return DetectorConfig.model_validate({"input": "pixels"} | values | {"training": training})
 
 
 def config_name(settings: DetectorConfig) -> str:

@@ -186,6 +186,7 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
     assert facts["calibration"] == {
         "images": 30,
         "false_reject_rate": 0.1,
+        "guaranteed_rate": 0.1,
         "confidence": None,
         "limit": detector.calibration.limit,
         "id": detector.calibration.id,

@@ -1,6 +1,6 @@
 """Stored losses and scores of a short seeded training: a refactor must reproduce them.
 
-`python tests/ganomaly/test_trajectories.py` writes them anew. Do that only for a change that is meant to train
+`python tests/ganomaly/networks/test_trajectories.py` writes them anew. Do that only for a change that is meant to train
 differently, and say so where the change is described.
 """
 

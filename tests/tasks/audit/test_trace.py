@@ -23,7 +23,7 @@ from tasks.bucket.bucket import ObjectStore
 from tasks.night.accounting import RunCounts
 from tasks.store.store import FailureRecord, ImageRecord, JudgedImage, ReportStore, ScoreRecord, StoredScore
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DAY = date(2026, 3, 9)
 NOON = datetime(2026, 3, 9, 12, tzinfo=UTC)
 HOSTILE = "images/plates/2026-03-09/p\x1b[31m\n<b>/top.png"

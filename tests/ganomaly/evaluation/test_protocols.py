@@ -23,7 +23,7 @@ from ganomaly.evaluation.protocols import (
 from ganomaly.images.recipe import Recipe
 from tests.ganomaly.photos import draw_textures, session
 
-DATA = Path(os.environ.get("GANOMALY_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("GANOMALY_DATA", Path(__file__).parents[4] / "shared" / "data"))
 needs_mnist = pytest.mark.skipif(
     not (DATA / "MNIST").is_dir(), reason="no MNIST: GANOMALY_DATA names no folder with it"
 )

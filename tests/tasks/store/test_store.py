@@ -184,7 +184,7 @@ def test_processes_that_start_together_make_one_database(tmp_path: Path) -> None
     """The first night's flows, started at the same minute, would fail on each other's half-made tables."""
     code = "import sys; from tasks.store.store import ReportStore; ReportStore(sys.argv[1]).prepare()"
     command = [sys.executable, "-W", "error", "-c", code, f"sqlite:///{tmp_path}/inspection.db"]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     started = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE) for _ in range(4)]
     assert [(process.communicate()[1], process.returncode) for process in started] == [(b"", 0)] * 4
 
@@ -550,7 +550,7 @@ def test_processes_that_take_over_a_dead_owner_s_claims_share_them(store: Report
     store.hold_lease("dead", seconds=-1)
     store.claim_images("dead", "cells", "w", names(200))
     url = store.url.render_as_string(hide_password=False)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     started = [
         subprocess.Popen([sys.executable, "-c", code, url, owner], cwd=root, stdout=subprocess.PIPE) for owner in "ab"
     ]

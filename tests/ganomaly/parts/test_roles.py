@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ganomaly.errors import TrainingDataError
 from ganomaly.images.preparation import Prepared
 from ganomaly.images.recipe import Recipe
-from ganomaly.parts.roles import Plan, parts_from_names, plan_roles, split_by_part, unite_parts
+from ganomaly.parts.roles import Plan, parts_from_names, plan_roles, split_by_part, suspected_parts, unite_parts
 from ganomaly.scoring.calibration import CalibrationConfig
 from tests.ganomaly.photos import Photo, draw_textures, session
 
@@ -172,3 +172,31 @@ def test_part_ids_come_from_names() -> None:
         parts_from_names(names, "A7")
     with pytest.raises(ValueError, match="is no regular expression"):
         parts_from_names(names, "(A7")
+
+
+def test_a_field_of_file_names_that_may_be_the_part_is_pointed_out() -> None:
+    """Photos of ten positions would pass for 400 parts, and their promise break at an eleventh."""
+    positions = [f"01_{1000 + n}_{n % 10 * 45}_crop.png" for n in range(100)]
+    found = suspected_parts(positions)
+    assert found is not None
+    assert "only 10 values (0, 135, 180, ...)" in found
+    pattern = found.split("'")[1]
+    assert parts_from_names(positions[:3], pattern) == ["0", "45", "90"]
+    assert suspected_parts([f"part{n}.png" for n in range(100)]) is None
+    assert suspected_parts([f"a_{n % 2}.png" for n in range(10)]) is None
+
+
+def test_few_parts_all_calibrate_and_share_no_fold_with_their_photos() -> None:
+    """A handful of held-out parts would set the limit, or a part be judged by another photo of itself."""
+    prepared = [Prepared(np.full((64, 64, 1), n, np.uint8), None) for n in range(40)]
+    parts = [f"p{n // 2}" for n in range(40)]
+    config = CalibrationConfig(cross_fit="auto", near_duplicates="ignore")
+    plan = plan_roles(prepared, parts, config, seed=0)
+    assert plan.folds is not None
+    assert sorted(plan.roles.tolist()) == ["cross"] * 20 + ["fit"] * 20
+    assert all(plan.folds[n] == plan.folds[n + 1] for n in range(0, 40, 2))
+    assert np.bincount(plan.folds).tolist() == [4] * 10
+    assert "every part calibrates, cross-fitted in 10 folds" in plan.summary
+    again = plan_roles(prepared, parts, config, seed=0)
+    np.testing.assert_array_equal(plan.folds, again.folds)
+    assert plan_roles(prepared * 6, [f"p{n}" for n in range(240)], config, seed=0).folds is None

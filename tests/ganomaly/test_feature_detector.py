@@ -1,0 +1,214 @@
+"""A detector over feature maps as a whole: finds defects, keeps its promise, judges each image alone, travels."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from ganomaly import Detector, TrainingDataError
+from ganomaly.features.backbone import PACKAGE
+from ganomaly.judges.features import BATCH, FeatureJudge
+from ganomaly.networks.feature_ganomaly import FeatureGANomaly
+from ganomaly.scoring import scores
+from ganomaly.scoring.calibration import Calibration
+from ganomaly.scoring.score import NormalMaps, as_maps
+from tests.ganomaly.parts_in_colour import CONFIG, HEIGHT, SCRATCH, WIDTH, draw
+
+
+@pytest.fixture(scope="module")
+def trained() -> Detector:
+    """A detector of 120 parts, with GANomaly; tests only read it."""
+    return Detector.fit(draw(120, seed=1), config=CONFIG, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def of_few() -> Detector:
+    """A cross-fitted detector of 24 parts."""
+    return Detector.fit(draw(24, seed=1), config=CONFIG, device="cpu")
+
+
+@pytest.mark.parametrize("which", ["trained", "of_few"])
+def test_defects_are_found_where_they_are(which: str, request: pytest.FixtureRequest) -> None:
+    """The detector would miss what the eye sees at once, or point beside it."""
+    detector: Detector = request.getfixturevalue(which)
+    good, bad = draw(40, seed=5), draw(40, seed=6, defect=True)
+    judged = detector.score(good + bad)
+    assert roc_auc_score([0] * 40 + [1] * 40, [score.raw for score in judged]) > 0.98
+    assert sum(score.verdict == "flagged" for score in judged[40:]) > 30
+    heat = detector.heat_maps([one.pixels for one in detector.prepare_all(bad)]).mean(0)
+    placed = detector.config.recipe.to_image_pixels(heat, bad[0])
+    row, column = np.unravel_index(placed.argmax(), placed.shape)
+    (left, top), (right, bottom) = SCRATCH
+    assert left - 12 <= column <= right + 12
+    assert top - 12 <= row <= bottom + 12
+
+
+def test_ways_of_judging_are_those_that_could_be_fitted(trained: Detector, of_few: Detector) -> None:
+    """GANomaly would be left out where it was trained, or asked for where it was not."""
+    pixels = [one.pixels for one in trained.prepare_all(draw(3, seed=2))]
+    assert set(trained.raw_scores_by_method(pixels)) == {"fused", "residual", "places", "patches"}
+    assert set(of_few.raw_scores_by_method(pixels)) == {"fused", "places", "patches"}
+    np.testing.assert_array_equal(trained.raw_scores_by_method(pixels)["fused"], trained.raw_scores(pixels))
+
+
+@pytest.mark.parametrize("which", ["trained", "of_few"])
+def test_an_image_alone_gets_the_score_of_a_batch(which: str, request: pytest.FixtureRequest) -> None:
+    """A part's verdict would depend on the parts that happened to be scored beside it."""
+    detector: Detector = request.getfixturevalue(which)
+    pixels = [one.pixels for one in detector.prepare_all(draw(BATCH + 3, seed=3, defect=True))]
+    together = detector.raw_scores(pixels)
+    for at in (0, BATCH - 1, BATCH + 2):
+        assert detector.raw_scores([pixels[at]])[0] == pytest.approx(together[at], rel=1e-5)
+    assert detector.raw_scores([]).shape == (0,)
+    flagged = [heat is not None for _, heat in detector.score_and_map(pixels)]
+    assert flagged == [score.verdict == "flagged" for score in detector.score_prepared(pixels)]
+
+
+@pytest.mark.parametrize("which", ["trained", "of_few"])
+def test_a_saved_detector_judges_as_before(which: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """A model would change its verdicts by being registered."""
+    detector: Detector = request.getfixturevalue(which)
+    detector.save(tmp_path / "model")
+    loaded = Detector.load(tmp_path / "model", device="cpu")
+    images = draw(10, seed=4) + draw(5, seed=4, defect=True)
+    assert loaded.score(images) == detector.score(images)
+    pixels = [one.pixels for one in detector.prepare_all(images)]
+    np.testing.assert_array_equal(loaded.heat_maps(pixels), detector.heat_maps(pixels))
+    loaded.save(tmp_path / "again")
+    assert Detector.load(tmp_path / "again", device="cpu").score(images) == detector.score(images)
+    assert loaded.judge.summary == detector.judge.summary
+    assert "Apache-2.0" in str(loaded.judge.summary)
+
+
+def test_a_model_judges_where_neither_weights_nor_architectures_are_installed(
+    trained: Detector, tmp_path: Path
+) -> None:
+    """A machine that only scores would need what training needs, or a network to fetch it from."""
+    trained.save(tmp_path / "model")
+    image = draw(1, seed=9, defect=True)[0]
+    np.save(tmp_path / "image.npy", image)
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ({PACKAGE!r}, "timm"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+import numpy as np
+from ganomaly import Detector
+detector = Detector.load({str(tmp_path / "model")!r}, device="cpu")
+print(repr(detector.score([np.load({str(tmp_path / "image.npy")!r})])[0].raw))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) == trained.score([image])[0].raw
+
+
+def test_the_same_seed_and_images_give_the_same_detector() -> None:
+    """A detector could not be reproduced for an audit."""
+    images, new = draw(90, seed=2), draw(5, seed=3)
+    first, second = (Detector.fit(images, config=CONFIG, device="cpu") for _ in range(2))
+    assert first.score(new) == second.score(new)
+    assert isinstance(first.judge, FeatureJudge)
+    assert first.judge.network is not None
+
+
+def test_size_and_aspect_follow_the_images(trained: Detector) -> None:
+    """A long part would be squeezed into a square, or a small image blown up."""
+    assert trained.config.recipe.input_px == (HEIGHT, WIDTH)
+    plain = CONFIG.model_copy(update={"recipe": CONFIG.recipe.model_copy(update={"resolution": None})})
+    shapes = [np.zeros((500, 1250, 3), np.uint8), np.zeros((300, 300), np.uint8)]
+    found = [plain.recipe.fitted_to([image]).input_px for image in shapes]
+    assert found == [(256, 608), (288, 288)]
+    assert plain.recipe.fitted_to([]).input_px is None
+
+
+def test_too_few_parts_are_refused_and_photos_of_a_part_share_its_fold() -> None:
+    """A limit would be invented, or a part be judged by statistics that saw another photo of it."""
+    with pytest.raises(TrainingDataError, match="too few parts to calibrate"):
+        Detector.fit(draw(8, seed=1), config=CONFIG, device="cpu")
+    images = draw(24, seed=1)
+    parts = [f"p{number // 2}" for number in range(24)]
+    detector = Detector.fit(images, parts=parts, config=CONFIG, device="cpu")
+    assert detector.calibration is not None
+    assert detector.calibration.n_images == 12
+    assert "guaranteed is at most" in detector.calibration.promise
+
+
+def test_cross_fitted_false_rejects_keep_their_bound() -> None:
+    """Images that fitted the statistics would set the limit, and every new part be flagged."""
+    flagged = []
+    for seed in range(4):
+        detector = Detector.fit(draw(20, seed=10 + seed), config=CONFIG, device="cpu")
+        flagged += [score.verdict == "flagged" for score in detector.score(draw(60, seed=50 + seed))]
+    assert detector.calibration is not None
+    assert np.mean(flagged) < detector.calibration.guaranteed_rate + 3 * np.sqrt(0.15 * 0.85 / 80)
+
+
+def test_the_lowest_of_several_fits_counts_and_keeps_the_bound_for_any_score() -> None:
+    """The stated bound would be a number without a reason: 600 draws of a score that is as unstable as can be."""
+    rng = np.random.default_rng(0)
+    n, folds, rate = 20, 10, 0.1
+    flagged = 0
+    for _ in range(600):
+        x = rng.normal(size=n + 1)
+        fold = np.arange(n) % folds
+
+        # statistics of few images: distance from the median of the others, over their spread
+        def score(value: float, seen: NDArray[np.float64]) -> float:
+            return float(abs(value - np.median(seen)) / (np.ptp(seen[:5]) + 0.1))
+
+        held_out = [score(x[i], x[:n][fold != fold[i]]) for i in range(n)]
+        new = min(score(x[n], x[:n][fold != k]) for k in range(folds))
+        calibration = Calibration.fit(held_out, rate, fold_size=n // folds)
+        flagged += bool(calibration.flagged([new])[0])
+    assert calibration.guaranteed_rate == pytest.approx((1 + 2) / 22)
+    assert flagged / 600 <= calibration.guaranteed_rate + 3 * np.sqrt(0.13 * 0.87 / 600)
+
+
+@dataclass(frozen=True)
+class MeanBrightness:
+    """A toy: how far the first number of a place lies from its mean."""
+
+    needs_network: ClassVar[bool] = False
+    mean_hw: torch.Tensor
+
+    @classmethod
+    def fit(cls, normal: NormalMaps) -> Self:
+        """The mean at each place."""
+        return cls(torch.cat([as_maps(x_blk, normal.grid)[:, 0] for x_blk in normal.batches()]).mean(0))
+
+    def map(self, x_blk: torch.Tensor, network: FeatureGANomaly | None) -> torch.Tensor:
+        """The distance from it."""
+        return (as_maps(x_blk, (self.mean_hw.shape[0], self.mean_hw.shape[1]))[:, 0] - self.mean_hw).abs()
+
+    def to(self, device: torch.device) -> Self:
+        """On another device."""
+        return type(self)(self.mean_hw.to(device))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """What is saved."""
+        return {"mean": self.mean_hw.numpy()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """What was saved."""
+        return cls(torch.from_numpy(arrays["mean"]))
+
+
+def test_a_new_score_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever adds a way to judge would have to change training, saving, loading and fusion."""
+    monkeypatch.setitem(scores.SCORES, "brightness", MeanBrightness)
+    detector = Detector.fit(draw(24, seed=1), config=CONFIG, device="cpu")
+    detector.save(tmp_path / "model")
+    pixels = [one.pixels for one in detector.prepare_all(draw(4, seed=2))]
+    found = Detector.load(tmp_path / "model", device="cpu").raw_scores_by_method(pixels)
+    assert set(found) == {"fused", "places", "patches", "brightness"}
+    np.testing.assert_array_equal(found["brightness"], detector.raw_scores_by_method(pixels)["brightness"])
