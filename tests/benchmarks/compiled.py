@@ -38,7 +38,7 @@ def prepare_compiler() -> None:
 def trainer_of(config: DetectorConfig, device: torch.device) -> Trainer:
     """A detector in training with its optimisers."""
     made = Detector(config, device=str(device))
-    return Trainer(made.model.train(), config.training, torch.Generator().manual_seed(0), made.precision)
+    return Trainer(made.judge.model.train(), config.training, torch.Generator().manual_seed(0), made.judge.precision)
 
 
 def synchronised(device: torch.device, work: Callable[[], object]) -> float:

@@ -30,7 +30,9 @@ def pixels(path: str) -> np.ndarray:
 def trainer(size_px: int) -> Trainer:
     """A detector in training with its optimisers."""
     made = Detector(config_of(size_px, "paper"), device="cpu")
-    return Trainer(made.model.train(), made.config.training, torch.Generator().manual_seed(0), made.precision)
+    return Trainer(
+        made.judge.model.train(), made.config.training, torch.Generator().manual_seed(0), made.judge.precision
+    )
 
 
 @cache
