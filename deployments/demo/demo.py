@@ -127,8 +127,8 @@ def _train_unless_trained(systems: "Systems") -> str:
 
 def _summarise(systems: "Systems", night: "NightResult", bucket: Path, seconds: dict[str, float]) -> LineSummary:
     """What the night found, against labels that neither training nor calibration saw."""
+    from ganomaly.scoring.calibration import plausible_false_rejects
     from tasks.night.score import pin_model
-    from tasks.report.report import plausible_false_rejects
     from tasks.training.evaluate import evaluate
 
     line = systems.line.line
@@ -155,9 +155,7 @@ def _summarise(systems: "Systems", night: "NightResult", bucket: Path, seconds: 
         calibration_images=calibration.n_images,
         good_cells=found.normal,
         false_rejects=found.false_rejects,
-        plausible_false_rejects=plausible_false_rejects(
-            found.normal, calibration.n_images, calibration.false_reject_rate
-        ),
+        plausible_false_rejects=plausible_false_rejects(found.normal, calibration.n_images, calibration.n_above),
         defective_cells=found.defective,
         escapes=found.escapes,
         seconds=seconds,

@@ -88,6 +88,30 @@ def too_few_images(n_images: int, false_reject_rate: float, confidence: float | 
     )
 
 
+def plausible_false_rejects(images: int, n_calibration: int, n_above: int) -> int | None:
+    """How many of a night's good images can be flagged without surprise: the 95 % quantile.
+
+    With n calibration images of which k - 1 score above the limit, the true false-reject rate is distributed as
+    Beta(k, n + 1 - k), so that the number among m good images is beta-binomial (Vovk 2012, section 2).
+
+    Args:
+        images: m, good ones.
+        n_calibration: n.
+        n_above: k - 1; less than the rate alone would allow where the promise has a confidence.
+
+    Returns:
+        None where no image can be flagged.
+    """
+    k, rest = n_above + 1, n_calibration - n_above
+    if k < 1 or rest < 1:
+        return None
+    j = np.arange(images, dtype=np.float64)
+    log_ratios = np.log((images - j) * (k + j)) - np.log((j + 1) * (rest + images - j - 1))
+    log_none = math.lgamma(rest + images) + math.lgamma(k + rest) - math.lgamma(rest) - math.lgamma(k + rest + images)
+    cumulative = np.cumsum(np.exp(np.concatenate([[log_none], log_none + np.cumsum(log_ratios)])))
+    return min(int(np.searchsorted(cumulative, 0.95)), images)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Scores of held-out normal images and the limit they set.

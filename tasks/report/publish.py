@@ -88,6 +88,8 @@ def night_report(
         recipe_summary=model.detector.config.recipe.summary,
         promised_false_reject_rate=calibration.false_reject_rate,
         calibration_images=calibration.n_images,
+        calibration_above=calibration.n_above,
+        guaranteed_false_reject_rate=calibration.guaranteed_rate,
         reject_limit_raw=calibration.limit,
         counts=counts,
         scores=scores,

@@ -6,7 +6,6 @@ Pure: every function turns a `NightReport` into text or bytes. It knows no bucke
 import base64
 import csv
 import io
-import math
 import re
 import string
 from collections import Counter
@@ -23,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ganomaly.scoring.calibration import plausible_false_rejects
 from ganomaly.spreadsheets import spreadsheet_safe
 from tasks.night.accounting import RunCounts
 
@@ -103,6 +103,8 @@ class NightReport:
         recipe_summary: how a camera image became the network's input, in one line.
         promised_false_reject_rate: alpha in (0, 1), per image.
         calibration_images: number n of images that set the limit.
+        calibration_above: how many of their scores lie above it.
+        guaranteed_false_reject_rate: upper bound of the rate, see `Calibration.guaranteed_rate`.
         reject_limit_raw: the raw score above which an image is flagged.
         counts: what this run did; the rows of `scores` may stem from earlier runs.
         scores: columns of `SCORE_SCHEMA`, one row for each image of the window (the key's present etag) that this
@@ -128,6 +130,8 @@ class NightReport:
     recipe_summary: str
     promised_false_reject_rate: float
     calibration_images: int
+    calibration_above: int
+    guaranteed_false_reject_rate: float
     reject_limit_raw: float
     counts: RunCounts
     scores: pd.DataFrame
@@ -226,22 +230,15 @@ def flagged_parts(report: NightReport) -> list[FlaggedPart]:
     ]
 
 
-def plausible_false_rejects(images: int, calibration_images: int, false_reject_rate: float) -> int | None:
-    """How many of a night's good images can be flagged without surprise: the 95 % quantile.
-
-    With n calibration images and k = floor(alpha (n + 1)), the true false-reject rate is distributed as
-    Beta(k, n + 1 - k), so that the number among m good images is beta-binomial (Vovk 2012, "Conditional validity of
-    inductive conformal predictors", section 2). None where n is too small for the rate.
-    """
-    k = math.floor(false_reject_rate * (calibration_images + 1) + 1e-9)
-    rest = calibration_images + 1 - k
-    if k < 1 or rest < 1:
-        return None
-    j = np.arange(images, dtype=np.float64)
-    log_ratios = np.log((images - j) * (k + j)) - np.log((j + 1) * (rest + images - j - 1))
-    log_none = math.lgamma(rest + images) + math.lgamma(k + rest) - math.lgamma(rest) - math.lgamma(k + rest + images)
-    cumulative = np.cumsum(np.exp(np.concatenate([[log_none], log_none + np.cumsum(log_ratios)])))
-    return min(int(np.searchsorted(cumulative, 0.95)), images)
+def _expected(report: NightReport) -> str:
+    """What the limit promises of new images."""
+    rate, bound = report.promised_false_reject_rate, report.guaranteed_false_reject_rate
+    if bound <= rate + 1e-9:
+        return f"at most {_percent(rate)} are flagged falsely."
+    return (
+        f"{_percent(rate)} are expected to be flagged falsely, at most {_percent(bound)} for certain: the limit comes "
+        "from few parts."
+    )
 
 
 def scores_parquet(report: NightReport) -> bytes:
@@ -365,7 +362,7 @@ def promise(report: NightReport) -> str:
     """What the reject limit promises, in one sentence of plain text."""
     return (
         f"Of images like the {_integer(report.calibration_images)} calibration images of good parts, "
-        f"at most {_percent(report.promised_false_reject_rate)} are flagged falsely."
+        f"{_expected(report)}"
     )
 
 
@@ -424,7 +421,7 @@ def _shown_keys(parts: Iterable[FlaggedPart], pictures: Mapping[str, Picture], m
 
 
 def _plausible(report: NightReport) -> int | None:
-    return plausible_false_rejects(len(report.judged), report.calibration_images, report.promised_false_reject_rate)
+    return plausible_false_rejects(len(report.judged), report.calibration_images, report.calibration_above)
 
 
 def _tone(report: NightReport) -> str:

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy import stats
 from scipy.stats import beta
 
 from ganomaly import Calibration, TrainingDataError
-from ganomaly.scoring.calibration import CalibrationConfig, required_calibration_images
+from ganomaly.scoring.calibration import CalibrationConfig, plausible_false_rejects, required_calibration_images
 
 FEW_VALUES = st.sampled_from([0.0, 0.5, 1.0, 1.25, 3.0])
 """So few that scores are often equal."""
@@ -212,3 +213,28 @@ def test_fractions_must_leave_images_for_training() -> None:
     """All images could be held out and none be left to learn from."""
     with pytest.raises(ValidationError, match=r"calibrate_fraction \+ fit_fraction = 1.1"):
         CalibrationConfig(calibrate_fraction=0.6, fit_fraction=0.5)
+
+
+@pytest.mark.parametrize(("images", "calibration", "alpha"), [(153, 85, 0.05), (20_000, 2000, 0.01), (1, 19, 0.05)])
+def test_plausible_false_rejects_are_beta_binomial(images: int, calibration: int, alpha: float) -> None:
+    """The report would call an ordinary night a surprise, or the other way round."""
+    k = int(np.floor(alpha * (calibration + 1) + 1e-9))
+    n_above = Calibration.fit(np.arange(calibration), alpha).n_above
+
+    assert n_above == k - 1
+    assert plausible_false_rejects(images, calibration, n_above) == stats.betabinom.ppf(
+        0.95, images, k, calibration + 1 - k
+    )
+
+
+def test_plausible_false_rejects_at_the_edges() -> None:
+    """An empty night, or a limit that flags nothing, would end in a traceback."""
+    assert plausible_false_rejects(0, 85, 3) == 0
+    assert plausible_false_rejects(100, 5, -1) is None
+
+
+def test_a_promise_with_confidence_leaves_less_to_chance() -> None:
+    """A night with 50 % more false rejects than are plausible would be called an ordinary one."""
+    plain, sure = (Calibration.fit(np.arange(200), 0.05, confidence) for confidence in (None, 0.9))
+    assert plausible_false_rejects(2000, 200, plain.n_above) == 157
+    assert plausible_false_rejects(2000, 200, sure.n_above) == 106

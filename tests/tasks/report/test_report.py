@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from scipy import stats
 
 from tasks.night.accounting import RunCounts
 from tasks.report import report as report_module
@@ -24,7 +23,6 @@ from tasks.report.report import (
     flagged_csv,
     flagged_parts,
     night_markdown,
-    plausible_false_rejects,
     report_html,
     score_histogram,
     scores_parquet,
@@ -94,6 +92,8 @@ def make_report(
         "recipe_summary": "grey, 64 x 64 px",
         "promised_false_reject_rate": 0.05,
         "calibration_images": 85,
+        "calibration_above": 3,
+        "guaranteed_false_reject_rate": 0.05,
         "reject_limit_raw": 10.0,
         "counts": RunCounts(
             listed=len(scores) + len(failed), scored=len(scores) - unusable, unusable=unusable, failed=len(failed)
@@ -403,22 +403,6 @@ def test_histogram_axis_covers_its_highest_bar(highest: int) -> None:
 
     assert max(bar.ok_height for bar in bars) <= 100
     assert 3 <= len(ticks) <= 6
-
-
-@pytest.mark.parametrize(("images", "calibration", "alpha"), [(153, 85, 0.05), (20_000, 2000, 0.01), (1, 19, 0.05)])
-def test_plausible_false_rejects_are_beta_binomial(images: int, calibration: int, alpha: float) -> None:
-    """The report would call an ordinary night a surprise, or the other way round."""
-    k = int(np.floor(alpha * (calibration + 1) + 1e-9))
-
-    assert plausible_false_rejects(images, calibration, alpha) == stats.betabinom.ppf(
-        0.95, images, k, calibration + 1 - k
-    )
-
-
-def test_plausible_false_rejects_at_the_edges() -> None:
-    """An empty night, or a limit that flags nothing, would end in a traceback."""
-    assert plausible_false_rejects(0, 85, 0.05) == 0
-    assert plausible_false_rejects(100, 5, 0.05) is None
 
 
 @pytest.mark.parametrize(
