@@ -242,7 +242,10 @@ def _prepare(bar: Progress, detector: "Detector", paths: Sequence[Path]) -> list
 
 
 def _learn(bar: Progress, detector: "Detector", prepared: "Sequence[Prepared]", plan: "Plan") -> None:
-    task = bar.add_task("training", total=detector.config.training.epochs, figures="")
+    if plan.folds is not None:  # nothing is trained: the bar only shows that something goes on
+        task = bar.add_task("cross-fitting", total=None, figures="")
+    else:
+        task = bar.add_task("training", total=detector.config.training.epochs, figures="")
     for stats in detector.learn(prepared, plan):
         losses = f"con {stats.loss_contextual:.4f}  enc {stats.loss_encoder:.4f}  adv {stats.loss_adversarial:.4f}"
         bar.update(task, advance=1, figures=f"{losses}  dis {stats.loss_discriminator:.4f}")

@@ -40,8 +40,9 @@ MIN_AGREEMENT = 0.6
 """Correlation of aligned good images, in brightness and in edges: with less there is no common shape."""
 MAX_WORSE = 0.1
 """Share of the picture that may vary 1.5 times as much as before."""
-MIN_MARGIN = 0.15
-"""Quality below the usual one that is never called a failure."""
+MIN_MARGIN = 0.4
+"""Quality below the usual one that is never called a failure: a defect, too, makes a part match less, and is to be
+flagged, not called unusable."""
 
 
 class Transform(NamedTuple):

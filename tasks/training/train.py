@@ -185,7 +185,7 @@ def train_detector(systems: Systems, config: DetectorConfig, snapshot: Snapshot,
     detector = Detector(config, device=device, snapshot_id=snapshot.id)
     tags = {"line": line, "snapshot_id": snapshot.id, "code_version": code_version()}
     with systems.registry.training_run(line, f"{line} {snapshot.id[:8]}", tags) as run:
-        run.log_params(config.model_dump())
+        run.log_params(config.model_dump(exclude={"recipe": {"reference": {"pixels"}}}))  # MLflow takes 6,000 letters
         run.log_snapshot(snapshot.manifest, snapshot.id, systems.objects.uri(systems.line.images.prefix))
         history = _train(detector, snapshot, run)
         check = check_detector(detector, snapshot.prepared, snapshot.plan)
@@ -243,6 +243,9 @@ def _register(
             "calibration_id": calibration.id,
             "code_version": code_version(),
             "false_reject_rate": str(calibration.false_reject_rate),
+            "guaranteed_rate": f"{calibration.guaranteed_rate:.4f}",
+            "input": detector.config.input,
+            "looks": detector.judge.summary or "",
         }
         version = run.log_model(folder, example_png.tobytes(), tags, model_name(systems.line.line))
     return TrainedModel(version, snapshot.id, images, calibration.limit, calibration.promise)
