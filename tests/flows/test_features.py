@@ -36,7 +36,7 @@ false_reject_rate = 0.1
 
 @pytest.fixture(params=[80, 24], ids=["held out", "few"])
 def plant(bucket: ObjectStore, write_line, request: pytest.FixtureRequest) -> ObjectStore:
-    """A bucket with good parts of one day, enough to hold some out or too few, and a night of good and scratched ones and one that is cut off."""
+    """A bucket with good parts of one day, enough or too few to hold some out, and a night of good and scratched."""
     path = write_line(LINE)
     path.write_text(TOML, encoding="utf-8")
 
