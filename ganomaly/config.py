@@ -23,7 +23,9 @@ FEATURES_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """Defaults where the input is features, by table; all others are those of the tables themselves."""
 ONLY_PIXELS = ("model", "network", "score")
-"""Tables that only pixels have."""
+"""Tables that only pixels have ..."""
+ONLY_PIXELS_RECIPE = ("size_px", "window", "clip", "noise_level", "resize")
+"""... and settings of the recipe: a file that states one of them speaks of pixels."""
 
 
 class DetectorConfig(BaseModel):
@@ -75,13 +77,13 @@ class DetectorConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:
-        if self.input == "features" and (not self.recipe.keep_aspect or self.recipe.channels != 3):
+        """Refuse settings that the input would ignore."""
+        faults = _ignored_by_features(self) if self.input == "features" else _ignored_by_pixels(self)
+        if faults:
+            other = "pixels" if self.input == "features" else "features"
             raise ValueError(
-                f"recipe.keep_aspect = {self.recipe.keep_aspect}, recipe.channels = {self.recipe.channels}: input = "
-                '"features" takes true and 3 only; leave both out'
+                f'input = "{self.input}" has no use for {", ".join(faults)}: leave it out, or set input = "{other}"'
             )
-        if self.input == "pixels" and self.recipe.keep_aspect:
-            raise ValueError('recipe.keep_aspect = True: input = "pixels" takes squares only; leave it out')
         return self
 
     @model_validator(mode="after")
@@ -94,17 +96,45 @@ class DetectorConfig(BaseModel):
         return self
 
 
+def _ignored_by_features(config: DetectorConfig) -> list[str]:
+    recipe, usual = config.recipe, Recipe()
+    found = [f"[{name}]" for name, plain in _PIXEL_TABLES.items() if getattr(config, name) != plain]
+    found += [f"recipe.{name}" for name in ("size_px", "resize") if getattr(recipe, name) != getattr(usual, name)]
+    found += [] if recipe.keep_aspect else ["recipe.keep_aspect = false"]
+    found += [] if recipe.channels == 3 else ["recipe.channels = 1"]
+    return found
+
+
+def _ignored_by_pixels(config: DetectorConfig) -> list[str]:
+    recipe = config.recipe
+    found = [] if config.features == FeaturesConfig() else ["[features]"]
+    found += [f"recipe.{name}" for name in ("resolution", "input_px") if getattr(recipe, name) is not None]
+    found += ["recipe.keep_aspect = true"] if recipe.keep_aspect else []
+    found += ['calibration.cross_fit = "auto"'] if config.calibration.cross_fit == "auto" else []
+    return found
+
+
+_PIXEL_TABLES: dict[str, BaseModel] = {"model": ModelConfig(), "network": NetworkConfig(), "score": ScoreConfig()}
+
+
 def _usual_input(values: dict[str, Any]) -> str:
     """The input of a configuration that does not state it."""
-    recipe = values.get("recipe", {})
-    speaks_of_pixels = any(table in values for table in ONLY_PIXELS) or (
-        "size_px" in recipe if isinstance(recipe, dict) else not getattr(recipe, "keep_aspect", True)
-    )
+    recipe = _stated(values.get("recipe", {}))
+    speaks_of_pixels = any(table in values for table in ONLY_PIXELS) or any(key in recipe for key in ONLY_PIXELS_RECIPE)
+    speaks_of_pixels |= recipe.get("channels") == 1 or recipe.get("keep_aspect") is False
+    speaks_of_pixels |= recipe.get("illumination") == "local_contrast"
     return "features" if not speaks_of_pixels and weights_are_installed() else "pixels"
 
 
+def _stated(table: Any) -> dict[str, Any]:
+    """The settings of a table that somebody gave, of a dict or an object; nothing of what is no table."""
+    if isinstance(table, BaseModel):
+        return {name: getattr(table, name) for name in table.model_fields_set}
+    return table if isinstance(table, dict) else {}
+
+
 def _with_defaults(table: Any, usual: dict[str, Any]) -> Any:
-    return {**usual, **table} if isinstance(table, dict) else table
+    return {**usual, **_stated(table)} if isinstance(table, dict | BaseModel) else table
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -149,19 +149,22 @@ class Detector:
         self.judge.fit(fit_nhwc)
         held_out = self.judge.raw_scores_and_maps(calibrate_nhwc, lambda raw_n: np.ones(len(raw_n), dtype=bool))
         self.calibration = Calibration.fit([raw for raw, _ in held_out], rate, confidence)
+        if self.config.input == "features":
+            self.heat = HeatMapStatistics.fit_limit(_maps_of(held_out), rate)
+            return
         fitted_nhw = self.judge.maps(_some(fit_nhwc, _sample(len(fit_nhwc), HEAT_MAP_SAMPLE)))
-        held_out_nhw = np.stack([map_hw for _, map_hw in held_out if map_hw is not None])
-        self.heat = HeatMapStatistics.fit(fitted_nhw, held_out_nhw, rate)
+        self.heat = HeatMapStatistics.fit(fitted_nhw, _maps_of(held_out), rate)
 
     def _cross_calibrate(self, prepared: Sequence[Prepared], roles: NDArray[np.str_], folds: NDArray[np.intp]) -> None:
         """Let every part calibrate, each by statistics that were fitted without its fold."""
         assert isinstance(self.judge, FeatureJudge)
         rate, confidence = self.config.calibration.false_reject_rate, self.config.calibration.confidence
-        raw_n, maps_nhw = self.judge.cross_fit(self.stack(prepared, folds >= 0), folds[folds >= 0])
         calibrates = roles[folds >= 0] == CROSS
-        fold_size = int(np.bincount(folds[roles == CROSS]).max())
+        n_folds = int(folds[roles == CROSS].max()) + 1
+        raw_n, maps_nhw = self.judge.cross_fit(self.stack(prepared, folds >= 0), folds[folds >= 0], n_folds)
+        fold_size = int(calibrates.sum()) // n_folds
         self.calibration = Calibration.fit(raw_n[calibrates], rate, confidence, fold_size)
-        self.heat = HeatMapStatistics.fit(maps_nhw, maps_nhw[calibrates], rate)
+        self.heat = HeatMapStatistics.fit_limit(maps_nhw[calibrates], rate)
 
     def score(self, images: Sequence[ImageSource]) -> list[ImageScore]:
         """Judge images: encoded bytes, paths or arrays. One result for each, in their order; bad input never raises.
@@ -327,6 +330,10 @@ def pick_device(name: str) -> torch.device:
 def _sample(n_images: int, n: int) -> NDArray[np.intp]:
     """At most n of the images, at equal distances in their order."""
     return np.arange(0, n_images, max(1, -(-n_images // n)))
+
+
+def _maps_of(judged: Sequence[tuple[float, NDArray[np.float32] | None]]) -> NDArray[np.float32]:
+    return np.stack([map_hw for _, map_hw in judged if map_hw is not None])
 
 
 def _together(first: PreparedImages, second: PreparedImages) -> PreparedImages:

@@ -32,6 +32,7 @@ INTERRUPTED = 130
 
 @app.command()
 def benchmark(
+    typer_context: typer.Context,
     inspection: Annotated[
         list[str] | None,
         typer.Argument(
@@ -122,6 +123,7 @@ def benchmark(
         from ganomaly.evaluation.plan import Choice
 
         if inspection:
+            _refuse_options_of_the_comparison(typer_context)
             chosen = FolderChoice(tuple(inspection), _numbers(seeds) or (0,), config, images, part_pattern, device)
             _run_folders(chosen, output)
             return
@@ -141,6 +143,22 @@ def benchmark(
         _run(Work(output, jobs, sources, device, tracking_uri, preset))
 
 
+def _refuse_options_of_the_comparison(context: typer.Context) -> None:
+    """Options that a measurement of folders would ignore.
+
+    Raises:
+        UsageProblemError: if one is given; names it.
+    """
+    taken = {"inspection", "output", "seeds", "device", "config", "images", "part_pattern"}
+    given = [
+        name.replace("_", "-")
+        for name in context.params
+        if name not in taken and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        raise UsageProblemError(f"--{', --'.join(given)}: is for the paper's comparison; leave it out with folders")
+
+
 @dataclass(frozen=True)
 class FolderChoice:
     """Which sets a detector is measured on, and how."""
@@ -155,14 +173,18 @@ class FolderChoice:
 
 def _run_folders(choice: FolderChoice, output: Path) -> None:
     """Measure set by set and write what there is after each, so that nothing is lost when it is stopped."""
-    from ganomaly import DetectorConfig, TrainingDataError, load_config
+    from ganomaly import DetectorConfig, load_config
     from ganomaly.evaluation.folders import DETECTOR, few, markdown, read_folder, run_set, solar_cells, write_csv
     from ganomaly.evaluation.machine import describe_machine
 
     config = DetectorConfig() if choice.config is None else load_config(choice.config)
     found = describe_machine(choice.device)
     machine = f"{found.cores} cores of {found.cpu or found.device}, {found.device}, PyTorch {found.torch}"
-    folders = {name: None if name in SOLAR_CELLS else read_folder(Path(name)) for name in choice.names}
+    folders = {name: None if name in SOLAR_CELLS else read_folder(Path(name).resolve()) for name in choice.names}
+    if len({folder.name for folder in folders.values() if folder}) < sum(
+        folder is not None for folder in folders.values()
+    ):
+        raise UsageProblemError("two folders have the same name, and a table could not tell them apart: rename one")
     output.mkdir(parents=True, exist_ok=True)
     rows, failed = [], []
     for name, folder in folders.items():
@@ -178,7 +200,7 @@ def _run_folders(choice: FolderChoice, output: Path) -> None:
                             f"  AUROC {row.auroc:.3f}, good flagged {row.false_rejects:.1%}, defects missed "
                             f"{row.escapes:.0%}, fit {row.fit_s:.0f} s, {row.images_per_s:.0f} images/s"
                         )
-            except TrainingDataError as error:
+            except ValueError as error:  # such as images that cannot train a detector as asked
                 failed.append(f"{data.name}, seed {seed}: {error}")
                 typer.secho(f"  {error}", fg="red", err=True)
             if rows:

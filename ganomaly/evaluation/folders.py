@@ -162,6 +162,8 @@ def run_set(
     config = config.model_copy(update={"training": training, "recipe": recipe})
     detector = Detector(config, device=device)
     prepared = list(detector.prepare_all(data.train))
+    if part_pattern is not None and not data.names:
+        raise TrainingDataError(f"{data.name}: has no file names that a part pattern could be searched in")
     parts = None if part_pattern is None else parts_from_names(data.names, part_pattern)
     for _ in detector.learn(prepared, plan_roles(prepared, parts, config.calibration, seed)):
         pass
@@ -170,7 +172,7 @@ def run_set(
     row = FolderRow(data.name, DETECTOR, seed, len(data.train), 0.0, fit_s=fitted - started)
     yield from _judged(detector, data, row)
     if baselines:
-        yield from _baselines(data, seed)
+        yield from _baselines(data, config.quality, seed)
 
 
 def _judged(detector: Detector, data: InspectionSet, row: FolderRow) -> Iterator[FolderRow]:
@@ -191,10 +193,12 @@ def _judged(detector: Detector, data: InspectionSet, row: FolderRow) -> Iterator
         compared = _maps(detector, data, start, prepared, fit)
         masks += [mask for mask, _ in compared]
         maps += [map_hw for _, map_hw in compared]
-    flagging: str = "fused" if "fused" in raw else detector.config.score.method
+    flagging: str = "fused" if detector.config.input == "features" else detector.config.score.method
     scores = {name: np.concatenate(parts) for name, parts in raw.items()}
     flagged = calibration.flagged(scores[flagging])
     good, bad = flagged[~data.defective[usable]], flagged[data.defective[usable]]
+    if not len(good):
+        raise TrainingDataError(f"{data.name}: none of the good test images can be judged")
     has_masks = any(mask.any() for mask in masks)
     yield replace(
         row,
@@ -220,9 +224,9 @@ def holds(flagged: int, good: int, rate: float) -> bool:
     return bool(rate >= binomtest(flagged, good).proportion_ci(0.95, "exact").low)
 
 
-def _baselines(data: InspectionSet, seed: int) -> Iterator[FolderRow]:
+def _baselines(data: InspectionSet, gate: QualityGate, seed: int) -> Iterator[FolderRow]:
     """What needs no network, on the pixels of the default recipe; an unusable image counts as the most unusual."""
-    config = DetectorConfig(input="pixels", quality=QualityGate(min_side_px=1))
+    config = DetectorConfig(input="pixels", quality=gate)
     detector = Detector(config, device="cpu")
     train, test = (list(detector.prepare_all(images)) for images in (data.train, data.test))
     fitting = np.array([one.pixels for one in train if one.pixels is not None])
@@ -261,8 +265,8 @@ def _maps(
         mask = np.zeros(size[::-1], np.uint8)
         if path is not None:
             read = read_image(path)
-            read = read if read.ndim == 2 else read.max(axis=2)
-            mask = np.asarray(cv2.resize(read, size, interpolation=cv2.INTER_AREA))
+            drawn = ((read if read.ndim == 2 else read.max(axis=2)) > 0).astype(np.uint8) * 255
+            mask = np.asarray(cv2.resize(drawn, size, interpolation=cv2.INTER_AREA))
         shrunk = np.asarray(cv2.resize(map_hw, size, interpolation=cv2.INTER_AREA), np.float32)
         found.append((mask > 0, shrunk))
     return found

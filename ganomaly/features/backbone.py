@@ -6,6 +6,7 @@ other architecture of timm, with a local file of weights or with what timm itsel
 """
 
 import hashlib
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,21 @@ def restore_backbone(config: FeaturesConfig, weights: Mapping[str, Tensor], orig
     return Backbone(network, _ascending(config), network.channels, origin)
 
 
+def _timm() -> Any:
+    """The package of architectures.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    try:
+        import timm  # noqa: PLC0415 - takes a second
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "timm is not installed, which has the architectures: pip install 'ganomaly-inspection[features]'"
+        ) from None
+    return timm
+
+
 def _embedded(config: FeaturesConfig) -> Backbone:
     if config.network != EMBEDDED:
         raise ConfigError(
@@ -156,7 +172,7 @@ def _from_file(config: FeaturesConfig, path: Path) -> Backbone:
 
 
 def _from_hub(config: FeaturesConfig) -> Backbone:
-    import timm  # noqa: PLC0415 - takes a second
+    timm = _timm()
 
     try:
         state = timm.create_model(config.network, pretrained=True).state_dict()
@@ -175,7 +191,7 @@ def _from_hub(config: FeaturesConfig) -> Backbone:
 
 def _feature_maps(config: FeaturesConfig) -> tuple[nn.Module, tuple[int, ...]]:
     """The architecture up to the last map that is wanted, without weights, and the maps' channels."""
-    import timm  # noqa: PLC0415 - takes a second
+    timm = _timm()
 
     if not timm.is_model(config.network):
         near = ", ".join(timm.list_models(f"*{config.network.split('.')[0][:8]}*")[:5]) or "see timm.list_models()"
@@ -203,7 +219,7 @@ def _ascending(config: FeaturesConfig) -> tuple[int, ...]:
 
 def _scaling(network: str) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and deviation in grey levels that timm states for an architecture's weights."""
-    import timm  # noqa: PLC0415 - takes a second
+    timm = _timm()
 
     stated: Any = timm.get_pretrained_cfg(network, allow_unregistered=True)
     if stated is None:
@@ -219,10 +235,13 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], str]:
             from safetensors.torch import load  # noqa: PLC0415 - beside its only use
 
             return load(data), sha256
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError
     except Exception:  # torch raises whatever pickle does, and advises to run the file's code
         raise ConfigError(f"{path}: is no file of weights that can be read without running code of its own") from None
-    return state.get("state_dict", state), sha256
+    return state, sha256
 
 
 def _fill(network: FrozenNetwork, state: Mapping[str, Tensor], path: Path) -> None:

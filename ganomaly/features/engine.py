@@ -5,6 +5,7 @@ EfficientNet-Lite0. Each image goes through alone, so that its features depend o
 ask at the same time, each computes on one core.
 """
 
+import copy
 import io
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ganomaly.errors import ConfigError
 from ganomaly.features.backbone import FrozenNetwork
 
 Maps = list[NDArray[np.float32]]
@@ -36,13 +38,20 @@ class CompiledEngine:
     """
 
     def __init__(self, graph: bytes) -> None:
-        import onnxruntime  # type: ignore[import-untyped]  # noqa: PLC0415 - takes half a second
-
+        try:
+            import onnxruntime  # type: ignore[import-untyped]  # noqa: PLC0415 - takes half a second
+        except ModuleNotFoundError:
+            raise ConfigError(
+                "onnxruntime, which runs the network, is not installed: pip install 'ganomaly-inspection[features]'"
+            ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.graph = graph
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common class
+            raise ValueError(f"the compiled network cannot be run: {error}") from error
 
     def maps(self, image_hwc: NDArray[np.uint8]) -> Maps:
         """See `Engine`."""
@@ -51,7 +60,7 @@ class CompiledEngine:
 
 
 class TorchEngine:
-    """A network as torch runs it, in bfloat16 on a GPU.
+    """A network as torch runs it, in float32 as on a CPU: what was calibrated on one machine is judged on others.
 
     Args:
         network: the frozen network.
@@ -66,8 +75,7 @@ class TorchEngine:
     def maps(self, image_hwc: NDArray[np.uint8]) -> Maps:
         """See `Engine`."""
         pixels_1chw = torch.from_numpy(np.ascontiguousarray(image_hwc)).to(self._device).permute(2, 0, 1)[None].float()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
-            found: Sequence[Tensor] = self._network(pixels_1chw)
+        found: Sequence[Tensor] = self._network(pixels_1chw)
         return [map_1chw[0].float().cpu().numpy() for map_1chw in found]
 
 
@@ -77,7 +85,7 @@ def export(network: FrozenNetwork, height_px: int, width_px: int) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's about its newer exporter, which needs a compiler of its own
         torch.onnx.export(
-            network.cpu(),
+            copy.deepcopy(network).cpu(),  # it may be at work on another device
             (torch.zeros(1, 3, height_px, width_px),),
             target,  # type: ignore[arg-type]
             input_names=["pixels"],

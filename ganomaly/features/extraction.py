@@ -80,7 +80,7 @@ class StoredVectors:
     def __init__(self, file: Any, shape: tuple[int, int], rows: Sequence[int]) -> None:
         self._all = np.memmap(file, np.float16, "r", shape=(_images_in(file, shape), *shape))
         self._rows = np.asarray(rows)
-        self.size = shape[1]
+        self.places, self.size = shape
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -88,7 +88,8 @@ class StoredVectors:
     def some(self, which: NDArray[np.intp]) -> "StoredVectors":
         """Those of some of the images, which stay on disk."""
         chosen = object.__new__(type(self))
-        chosen._all, chosen._rows, chosen.size = self._all, self._rows[which], self.size
+        chosen._all, chosen._rows = self._all, self._rows[which]
+        chosen.places, chosen.size = self.places, self.size
         return chosen
 
     def __getitem__(self, which: Any) -> NDArray[np.float16]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -40,9 +41,15 @@ MIN_AGREEMENT = 0.6
 """Correlation of aligned good images, in brightness and in edges: with less there is no common shape."""
 MAX_WORSE = 0.1
 """Share of the picture that may vary 1.5 times as much as before."""
+GROWTH, SLACK = 1.25, 0.01
+"""By how much more than any good image seen an image may turn and shift, and shifts at least."""
 MIN_MARGIN = 0.4
 """Quality below the usual one that is never called a failure: a defect, too, makes a part match less, and is to be
 flagged, not called unusable."""
+
+
+LEAST_SCORED = 0.4
+"""Share of the frame that all parts show, below which nothing is aligned unless the recipe asks for it."""
 
 
 class Transform(NamedTuple):
@@ -77,7 +84,8 @@ class Reference(BaseModel):
     Attributes:
         kind: shift: parts shift; rigid: they shift and turn.
         max_degrees: largest angle that is looked for.
-        max_shift: largest shift that is looked for, of the longer side.
+        max_x: largest shift to the side that is looked for, of the longer side.
+        max_y: largest shift up or down, likewise.
         min_quality: correlation with the reference below which an image counts as not aligned.
         shape: height and width of the reference.
         pixels: float16 (height, width, 2), brightness and edges, in base64.
@@ -87,7 +95,8 @@ class Reference(BaseModel):
 
     kind: Kind
     max_degrees: float
-    max_shift: float
+    max_x: float
+    max_y: float
     min_quality: float
     shape: tuple[int, int]
     pixels: str
@@ -114,20 +123,35 @@ class Reference(BaseModel):
         size = spectra.shape[2]
         grey, edges = np.fft.rfft2(np.moveaxis(look_hwc, -1, 0), s=(size, size))
         surface = np.fft.irfft2(grey * spectra[0] + edges * spectra[1], s=(size, size))
-        reach = max(1, int(self.max_shift * COARSE_PX))
-        around = np.arange(-reach, reach + 1)
-        surface = surface[:, around[:, None], around[None]].reshape(len(angles), -1)
+        reach_x, reach_y = (max(1, int(shift * COARSE_PX)) for shift in (self.max_x, self.max_y))
+        rows, columns = np.arange(-reach_y, reach_y + 1), np.arange(-reach_x, reach_x + 1)
+        surface = surface[:, rows[:, None], columns[None]].reshape(len(angles), -1)
         best, where = surface.max(1), surface.argmax(1)
         before, after = np.roll(best, 1), np.roll(best, -1)
         if self.max_degrees < 180:
             before[0] = after[-1] = -np.inf
         peaks = (best >= before) & (best >= after)
         order = [at for at in np.argsort(-best, kind="stable") if peaks[at]][:CANDIDATES]
-        dy, dx = np.divmod(where, len(around))
+        dy, dx = np.divmod(where, len(columns))
         return [
-            Transform(float(angles[at]), float(dx[at] - reach) / COARSE_PX, float(dy[at] - reach) / COARSE_PX)
+            Transform(float(angles[at]), float(dx[at] - reach_x) / COARSE_PX, float(dy[at] - reach_y) / COARSE_PX)
             for at in order
         ]
+
+    def fault(self, transform: Transform, quality: float) -> str | None:
+        """What is unusual about how a part lies, None if nothing is."""
+        if quality < self.min_quality:
+            return (
+                f"matches the frame of good parts by {quality:.2f}, usual is {self.min_quality:.2f} or more: another "
+                "part, one that lies elsewhere, or none"
+            )
+        if abs(transform.x) > self.max_x or abs(transform.y) > self.max_y or abs(transform.degrees) > self.max_degrees:
+            return (
+                f"lies {transform.degrees:.0f} degrees and {transform.x:.1%}, {transform.y:.1%} of the longer side off "
+                f"the frame of good parts, usual is at most {self.max_degrees:.0f} degrees and {self.max_x:.1%}, "
+                f"{self.max_y:.1%}"
+            )
+        return None
 
     @cached_property
     def _levels(self) -> tuple[_Level, _Level]:
@@ -148,7 +172,7 @@ class Reference(BaseModel):
         coarse = self._levels[0]
         weighted_hwc = coarse.reference_hwc * coarse.weight_hw1
         height, width = weighted_hwc.shape[:2]
-        size = cv2.getOptimalDFTSize(round(COARSE_PX * (1 + self.max_shift)))
+        size = cv2.getOptimalDFTSize(round(COARSE_PX * (1 + max(self.max_x, self.max_y))))
         turned = np.zeros((len(angles), size, size, 2), np.float32)
         for at, angle in enumerate(angles):
             matrix = _matrix(Transform(float(angle), 0, 0), (height, width))
@@ -156,12 +180,12 @@ class Reference(BaseModel):
         return angles, np.conj(np.fft.rfft2(np.moveaxis(turned, -1, 0))).astype(np.complex64)
 
     def always_inside(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Which pixels (H, W) of the frame show the picture however the part lies, and never the mirrored border."""
+        """Which pixels (H, W) of the frame all good images show: none that is mirrored border in one of them."""
+        x_seen, y_seen = ((shift - SLACK) / GROWTH for shift in (self.max_x, self.max_y))
         inside = np.ones(shape, bool)
         turns = np.linspace(-self.max_degrees, self.max_degrees, 25) if self.kind == "rigid" else (0.0,)
         for degrees in turns:
-            for direction in np.arange(0, 2 * math.pi, math.pi / 4):
-                x, y = self.max_shift * math.cos(direction), self.max_shift * math.sin(direction)
+            for x, y in product((-x_seen, x_seen), (-y_seen, y_seen)):
                 matrix = _matrix(Transform(float(degrees), x, y), shape)
                 flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
                 inside &= cv2.warpAffine(np.ones(shape, np.uint8), matrix, shape[::-1], flags=flags) > 0
@@ -203,7 +227,10 @@ def fit_reference(images: Sequence[NDArray[np.uint8]], kind: Kind | Literal["aut
     chosen = np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(int)
     looks = [_look(images[at], shape) for at in chosen]
     found = _decide(looks) if kind == "auto" else kind
-    return None if found is None else _build(looks, found)
+    reference = None if found is None else _build(looks, found)
+    if reference is not None and kind == "auto" and reference.always_inside(shape).mean() < LEAST_SCORED:
+        return None  # of what lies so far apart hardly anything would be judged
+    return reference
 
 
 def _decide(looks: Sequence[Floats]) -> Kind | None:
@@ -249,11 +276,11 @@ def _build(looks: Sequence[Floats], kind: Kind) -> Reference:
     middle, spread = _robust([quality for _, quality in found])
     limit = middle - max(MIN_MARGIN, 5 * spread)
     usual = [where for where, quality in found if quality >= limit]
-    degrees = 1.25 * max(abs(where.degrees) for where in usual) + STEP
-    shift = 1.25 * max(math.hypot(where.x, where.y) for where in usual) + 0.01
+    degrees = GROWTH * max(abs(where.degrees) for where in usual) + STEP
     limits = {
         "max_degrees": degrees if degrees < 90 else 180.0,
-        "max_shift": min(shift, MAX_SHIFT),
+        "max_x": min(GROWTH * max(abs(where.x) for where in usual) + SLACK, MAX_SHIFT),
+        "max_y": min(GROWTH * max(abs(where.y) for where in usual) + SLACK, MAX_SHIFT),
         "min_quality": limit,
     }
     return Reference(kind=kind, shape=reference.shape, pixels=reference.pixels, **limits)
@@ -262,7 +289,8 @@ def _build(looks: Sequence[Floats], kind: Kind) -> Reference:
 def _reference(look_hwc: Floats, kind: Kind) -> Reference:
     pixels = base64.b64encode(look_hwc.astype(np.float16).tobytes()).decode("ascii")
     shape = look_hwc.shape[0], look_hwc.shape[1]
-    return Reference(kind=kind, max_degrees=180, max_shift=MAX_SHIFT, min_quality=-1, shape=shape, pixels=pixels)
+    limits = {"max_degrees": 180, "max_x": MAX_SHIFT, "max_y": MAX_SHIFT, "min_quality": -1}
+    return Reference(kind=kind, shape=shape, pixels=pixels, **limits)
 
 
 def _look(image: NDArray[np.uint8], shape: tuple[int, int]) -> Floats:

@@ -95,17 +95,24 @@ def fit_recipe(recipe: Recipe, sources: Sequence[ImageSource]) -> Recipe:
 
     Args:
         recipe: of the line; one that leaves nothing open comes back as it is.
-        sources: images of good parts; those that cannot be decoded are passed over.
+        sources: images of good parts; those that cannot be decoded are passed over. Whatever role they get later:
+            where parts are aligned, the frame has seen some of the images that calibrate.
+
+    Raises:
+        TrainingDataError: if parts are to be aligned and there are too few images to learn from.
     """
     if not recipe.is_open or not sources:
         return recipe
-    images = []
-    for at in np.linspace(0, len(sources) - 1, min(len(sources), LOOKED_AT)).astype(int):
+    looked_at = np.linspace(0, len(sources) - 1, min(len(sources), LOOKED_AT)).astype(int)
+    return recipe.fitted_to(_readable(sources[at] for at in looked_at))
+
+
+def _readable(sources: Iterable[ImageSource]) -> Iterator[NDArray[np.uint8] | NDArray[np.uint16]]:
+    for source in sources:
         try:
-            images.append(read_image(sources[at]))
+            yield read_image(source)
         except ImageError:
             continue
-    return recipe.fitted_to(images)
 
 
 def prepare_images(

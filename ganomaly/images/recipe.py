@@ -1,7 +1,7 @@
 """How a camera image becomes the network's input. The recipe is saved inside the detector: training equals scoring."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Literal, Self
 
@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ganomaly.errors import ImageError
-from ganomaly.images.alignment import Reference, fit_reference, into_frame, out_of_frame
+from ganomaly.errors import ImageError, TrainingDataError
+from ganomaly.images.alignment import FEWEST, Reference, fit_reference, into_frame, out_of_frame
 from ganomaly.images.decoding import Pixels
 from ganomaly.images.quality import MEASURED_SIDE_PX
 
 DEFAULT_PIXELS = 384 * 384
 """Of the network's input, whatever the aspect ratio: a long part is seen as sharply as a square one."""
+SHRUNK_PX = 512
 SIDE_MULTIPLE = 32
 """Sides of the network's input are multiples of the coarsest map's stride."""
 
@@ -79,6 +80,13 @@ class Recipe(BaseModel):
         description="deviation that counts as noise, as a fraction of white: flat regions are not amplified beyond it",
     )
 
+    @field_validator("input_px")
+    @classmethod
+    def _check_input_px(cls, sides: tuple[int, int] | None) -> tuple[int, int] | None:
+        if sides is not None and any(side < 2 * SIDE_MULTIPLE or side % SIDE_MULTIPLE for side in sides):
+            raise ValueError(f"sides must be multiples of {SIDE_MULTIPLE} from {2 * SIDE_MULTIPLE} up")
+        return sides
+
     @field_validator("roi")
     @classmethod
     def _check_roi(cls, roi: tuple[int, int, int, int] | None) -> tuple[int, int, int, int] | None:
@@ -97,7 +105,10 @@ class Recipe(BaseModel):
         light = (
             f"local contrast (window {self.window:g})" if self.illumination == "local_contrast" else "light as it is"
         )
-        frame = "" if self.reference is None else f", parts brought into one frame ({self.align})"
+        inside = self.scored_places
+        frame = (
+            "" if inside is None else f", parts brought into one frame ({self.align}; {inside.mean():.0%} of it scored)"
+        )
         return f"{region}, {colour}, {scaled} {size}, {light}{frame}"
 
     @property
@@ -105,23 +116,33 @@ class Recipe(BaseModel):
         """Whether something is left to the line's images to decide."""
         return (self.keep_aspect and self.input_px is None) or (self.align != "none" and self.reference is None)
 
-    def fitted_to(self, images: Sequence[Pixels]) -> Self:
+    def fitted_to(self, images: Iterable[Pixels]) -> Self:
         """The recipe with what is still open decided: the size of the network's input, and whether parts are aligned.
 
         Args:
-            images: some camera images of good parts; those in which the region does not lie are passed over.
+            images: some camera images of good parts, gone through once; those in which the region does not lie are
+                passed over.
+
+        Raises:
+            TrainingDataError: if parts are to be aligned and there are too few images to learn from.
         """
-        recipe = self
-        if self.keep_aspect and self.input_px is None and images:
-            sides = [image.shape[:2] if self.roi is None else (self.roi[3], self.roi[2]) for image in images]
+        recipe, regions, sides = self, [], []
+        for image in images:
+            with suppress(ImageError):
+                region = self.crop(image)
+                sides.append(region.shape[:2])
+                regions.append(_shrunk(region))
+        if self.keep_aspect and self.input_px is None and sides:
             height, width = np.median(np.array(sides), axis=0)
             recipe = recipe.model_copy(update={"input_px": self._scaled_down(float(height), float(width))})
         if self.align != "none" and self.reference is None:
-            looked_at = []
-            for image in images:
-                with suppress(ImageError):
-                    looked_at.append(recipe._in_place(image, None))
-            reference = fit_reference(looked_at, self.align)
+            whole = recipe.model_copy(update={"roi": None, "resize": True})
+            reference = fit_reference([whole._in_place(region, None) for region in regions], self.align)
+            if reference is None and self.align != "auto":
+                raise TrainingDataError(
+                    f'recipe.align = "{self.align}": {len(regions)} images are too few to learn a frame from, at least '
+                    f'{FEWEST} are needed; add images of good parts or set recipe.align = "none"'
+                )
             update = {"reference": reference, "align": "none" if reference is None else reference.kind}
             recipe = recipe.model_copy(update=update)
         return recipe
@@ -189,12 +210,8 @@ class Recipe(BaseModel):
         if self.reference is None:
             return pixels
         transform, quality = self.reference.locate(_grey_or_colour(pixels))
-        if quality < self.reference.min_quality:
-            raise ImageError(
-                "misaligned",
-                f"matches the frame of good parts by {quality:.2f}, usual is {self.reference.min_quality:.2f} or more: "
-                "another part, one that lies elsewhere, or none",
-            )
+        if (fault := self.reference.fault(transform, quality)) is not None:
+            raise ImageError("misaligned", fault)
         return into_frame(pixels, transform).reshape(pixels.shape)
 
     def _in_place(self, image: Pixels, full_size: tuple[int, int] | None) -> NDArray[np.uint8]:
@@ -220,9 +237,9 @@ class Recipe(BaseModel):
     @property
     def scored_places(self) -> NDArray[np.bool_] | None:
         """Pixels (H, W) of the network's input that always show the picture; None for all."""
-        if self.reference is None or self.input_px is None:
+        if self.reference is None:
             return None
-        return self.reference.always_inside(self.input_px)
+        return self.reference.always_inside(self.input_px or (self.size_px, self.size_px))
 
     def to_image_pixels(self, map_ss: NDArray[Any], image: Pixels) -> NDArray[np.float32]:
         """Put a heat map back on the camera image.
@@ -242,12 +259,13 @@ class Recipe(BaseModel):
             raise ValueError(f"map of shape {map_ss.shape}: must be (H, W)")
         x, y, width, height = self._region(image.shape)
         placed = np.zeros(image.shape[:2], np.float32)
-        interpolation = cv2.INTER_AREA if max(width, height) < max(map_ss.shape) else cv2.INTER_LINEAR
-        stretched = cv2.resize(map_ss.astype(np.float32), (width, height), interpolation=interpolation)
-        if self.reference is not None:
-            transform, _ = self.reference.locate(_grey_or_colour(self._in_place(image, None)))
-            stretched = out_of_frame(np.asarray(stretched, np.float32), transform)
-        placed[y : y + height, x : x + width] = stretched
+        map_hw = map_ss.astype(np.float32)
+        if self.reference is not None:  # the frame is that of the network's input
+            rows, columns = self.target((height, width))
+            map_hw = np.asarray(cv2.resize(map_hw, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
+            map_hw = out_of_frame(map_hw, self.reference.locate(_grey_or_colour(self._in_place(image, None)))[0])
+        interpolation = cv2.INTER_AREA if max(width, height) < max(map_hw.shape) else cv2.INTER_LINEAR
+        placed[y : y + height, x : x + width] = cv2.resize(map_hw, (width, height), interpolation=interpolation)
         return placed
 
     def _region(self, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -272,6 +290,16 @@ class Recipe(BaseModel):
         deviation = np.sqrt(np.maximum(mean_square - mean * mean, 0))
         contrast: NDArray[np.float32] = (centred - mean) / (deviation + np.float32(self.noise_level))
         return contrast
+
+
+def _shrunk(region: Pixels) -> Pixels:
+    """A region small enough to keep many of, and large enough to learn a frame from."""
+    scale = SHRUNK_PX / max(region.shape[:2])
+    if scale >= 1:
+        return region.copy()
+    size = max(1, round(region.shape[1] * scale)), max(1, round(region.shape[0] * scale))
+    shrunk: Any = cv2.resize(region, size, interpolation=cv2.INTER_AREA)
+    return shrunk  # type: ignore[no-any-return]  # of the region's own type
 
 
 def _multiple(side: float) -> int:

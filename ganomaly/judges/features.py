@@ -1,5 +1,6 @@
 """Judges images by the feature maps of a frozen network: GANomaly over them, and scores that see otherwise."""
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch import Tensor
 from ganomaly.acceleration.cores import usable_cores
 from ganomaly.acceleration.precision import Precision
 from ganomaly.config import DetectorConfig
+from ganomaly.errors import TrainingDataError
 from ganomaly.features.backbone import Backbone, load_backbone, restore_backbone
 from ganomaly.features.engine import CompiledEngine, Engine, TorchEngine, export
 from ganomaly.features.extraction import FeatureStore, StoredVectors, vectors_of
@@ -32,6 +34,9 @@ EPOCH = 320
 """Images of an epoch of training, drawn from all."""
 WARM_UP = 0.1
 LEAST_SCALE = 1e-4
+COPIES = 6
+"""Of all covariances, that are in memory at once while they are fitted."""
+MOST_BYTES = 8e9
 BACKBONE = "backbone."
 NETWORK = "network."
 GRAPH = "graph"
@@ -94,26 +99,28 @@ class FeatureJudge:
         self._forget_vectors()
 
     def cross_fit(
-        self, images_nhwc: PreparedImages, fold_n: NDArray[np.intp]
+        self, images_nhwc: PreparedImages, fold_n: NDArray[np.intp], n_folds: int
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Fit the scores once for each fold, without the images of that fold.
 
         Args:
             images_nhwc: prepared normal images, uint8 (N, H, W, 3).
-            fold_n: the fold of each, (N,).
+            fold_n: the fold of each, (N,), from 0 up; those from `n_folds` up are never left out.
+            n_folds: how many folds are left out in turn.
 
         Returns:
-            Raw scores (N,) and maps (N, h, w) of the images, each by the scores that were fitted without its fold.
+            Raw scores (N,) and maps (N, h, w) of the images, each by the scores that were fitted without its fold; of
+            those that were never left out they mean nothing.
         """
         vectors, fitted = self._extracted(images_nhwc), []
-        maps_nhw = np.empty((len(images_nhwc), *self._grid), np.float32)
-        for fold in range(int(fold_n.max()) + 1):
+        maps_nhw = np.zeros((len(images_nhwc), *self._grid), np.float32)
+        for fold in range(n_folds):
             inside, outside = np.flatnonzero(fold_n == fold), np.flatnonzero(fold_n != fold)
-            fitted.append(self._fitted_on(vectors.some(outside)))
+            fitted.append(self._fitted_on(vectors.some(outside)).to(self.device))
             for start in range(0, len(inside), BATCH):
                 rows = inside[start : start + BATCH]
                 maps_nhw[rows] = self._fused(vectors[rows], fitted[-1:])[0].numpy()
-        self.fitted = tuple(one.to(self.device) for one in fitted)
+        self.fitted = tuple(fitted)
         self._forget_vectors()
         return _to_raw(worst_places(torch.from_numpy(maps_nhw))), maps_nhw
 
@@ -255,8 +262,15 @@ class FeatureJudge:
         return self.fitted
 
     def _fitted_on(self, vectors: StoredVectors) -> FittedScores:
+        needed = vectors.places * vectors.size**2 * 4 * COPIES
+        if needed > MOST_BYTES:
+            raise TrainingDataError(
+                f"a covariance for each of {vectors.places:,} places of {vectors.size:,} numbers takes about "
+                f"{needed / 1e9:.0f} GB, more than {MOST_BYTES / 1e9:.0f}: lower recipe.resolution, or take other "
+                "features.strides"
+            )
         mean_k, scale_k = _standard(vectors) if self.network is None else self.network.standard.cpu()
-        network = None if self.network is None else self.network.cpu()
+        network = None if self.network is None else copy.deepcopy(self.network).cpu()
         starts = range(0, len(vectors), BATCH)
 
         def batches() -> Iterator[Tensor]:
@@ -264,10 +278,7 @@ class FeatureJudge:
                 yield (torch.from_numpy(vectors[start : start + BATCH].astype(np.float32)) - mean_k) / scale_k
 
         normal = NormalMaps(batches, self._grid, len(vectors), network, self.config.training.seed)
-        fitted = FittedScores.fit(mean_k, scale_k, normal)
-        if self.network is not None:
-            self.network.to(self.device)
-        return fitted
+        return FittedScores.fit(mean_k, scale_k, normal)
 
     def _frozen(self) -> Backbone:
         """The frozen network: of a loaded detector only where something else than its graph is asked for."""
@@ -284,15 +295,20 @@ class FeatureJudge:
     def _graph(self) -> bytes:
         if isinstance(self._engine, CompiledEngine):
             return self._engine.graph
-        assert self.config.recipe.input_px is not None
+        if self.config.recipe.input_px is None:
+            raise ValueError(
+                "recipe.input_px is open: let `Detector.fit` decide it, or `ganomaly.images.preparation.fit_recipe`"
+            )
         return export(self._frozen().network, *self.config.recipe.input_px)
 
-    def _new_engine(self, graph: bytes) -> Engine:
-        return CompiledEngine(graph) if self.device.type == "cpu" else TorchEngine(self._frozen().network, self.device)
+    def _new_engine(self, graph: bytes | None = None) -> Engine:
+        if self.device.type == "cpu":
+            return CompiledEngine(self._graph() if graph is None else graph)
+        return TorchEngine(self._frozen().network, self.device)
 
     def _started_engine(self) -> Engine:
         if self._engine is None:
-            self._engine = self._new_engine(self._graph())
+            self._engine = self._new_engine()
         return self._engine
 
     def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:

@@ -25,7 +25,9 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(15, ge=1, le=10_000, description="passes over the training images")
+    epochs: int = Field(
+        15, ge=1, le=10_000, description="passes over the training images; features: 320 images drawn from all"
+    )
     batch_size: int = Field(64, ge=2, le=4096, description="images per step")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="Adam's step size")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay")

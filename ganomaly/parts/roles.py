@@ -25,7 +25,7 @@ CROSS = "cross"
 """The role of an image that fits and calibrates, by statistics that were fitted without it."""
 
 FOLDS = 10
-"""Of cross-fitted statistics, at most."""
+"""Of cross-fitted statistics, about."""
 CROSS_FIT_BELOW = 2
 """Times the calibration images that are needed at least: with fewer held out, the limit is hardly more than the
 highest score of a handful."""
@@ -46,7 +46,8 @@ class Plan:
     Attributes:
         roles: (N,) one of "train", "fit", "calibrate" or, where statistics are cross-fitted, "cross" and "fit"; ""
             for an image that cannot be judged or is spare.
-        folds: (N,) the fold of each image, -1 for those without a role; None where nothing is cross-fitted.
+        folds: (N,) the fold of each image, -1 for those without a role, the number of folds for those that are never
+            left out; None where nothing is cross-fitted.
         parts: (N,) the part of each usable image, "" for the others: part ids and near-duplicates united.
         images: usable images.
         stated: different part ids among them; where there are no ids, the images.
@@ -73,7 +74,8 @@ class Plan:
         counts = Counter(self.roles.tolist())
         listed = ", ".join(f"{counts[role]:,} to {role}" for role in ROLES)
         if self.folds is not None:
-            listed = f"every part calibrates, cross-fitted in {self.folds.max() + 1} folds"
+            n_folds = self.folds[self.roles == CROSS].max() + 1
+            listed = f"{counts[CROSS]:,} calibrate, one of each part, cross-fitted in {n_folds} folds"
         spare = f", {self.spare:,} more of parts that calibrate" if self.spare else ""
         united = " (near-duplicates count as one)" if self.n_parts < self.stated else ""
         return f"{self.images:,} images of {self.n_parts:,} parts{united}: {listed}{spare}"
@@ -141,7 +143,8 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
     n_stated = len(united) if parts is None else len(set(stated.tolist()))
     spare = _spare(united, contents, seed)
     if _cross_fits(united, config):
-        return _cross_fitted(united, spare, usable, n_stated, seed)
+        needed = required_calibration_images(config.false_reject_rate)
+        return _cross_fitted(united, spare, usable, n_stated, needed, seed)
     spare &= roles == "calibrate"
     roles = np.where(spare, "", roles)
     _check_counts(Counter(roles.tolist()), len(set(united.tolist())), n_stated, config)
@@ -156,24 +159,45 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
 
 
 def _cross_fits(united: NDArray[np.str_], config: CalibrationConfig) -> bool:
-    """Whether every part is to calibrate, because few could be held out and all of them together are enough."""
-    needed = required_calibration_images(config.false_reject_rate, config.confidence)
+    """Whether every part is to calibrate, because few could be held out and all of them together are enough.
+
+    Never with a confidence: its distribution is that of held-out scores.
+    """
+    needed = required_calibration_images(config.false_reject_rate)
     n_parts = len(set(united.tolist()))
     held_out = round(n_parts * config.calibrate_fraction)
-    return config.cross_fit == "auto" and held_out < CROSS_FIT_BELOW * needed and n_parts >= max(needed, 3)
+    may = config.cross_fit == "auto" and config.confidence is None
+    return may and held_out < CROSS_FIT_BELOW * needed and n_parts >= max(needed, 3)
+
+
+def _count_folds(n_parts: int, needed: int) -> int:
+    """How many folds of equal size: about ten, with as few parts left over as possible, all of them if need be.
+
+    Folds have to be equal for the bound that `Calibration.guaranteed_rate` states.
+    """
+    for folds in range(min(FOLDS, n_parts), FOLDS // 2 - 1, -1):
+        calibrate = n_parts - n_parts % folds
+        if calibrate >= max(needed, 0.9 * n_parts):
+            return folds
+    return max(range(2, min(2 * FOLDS, n_parts) + 1), key=lambda folds: (n_parts - n_parts % folds, -folds))
 
 
 def _cross_fitted(
-    united: NDArray[np.str_], spare: NDArray[np.bool_], usable: NDArray[np.bool_], n_stated: int, seed: int
+    united: NDArray[np.str_], spare: NDArray[np.bool_], usable: NDArray[np.bool_], n_stated: int, needed: int, seed: int
 ) -> Plan:
-    """All images fit, one of each part calibrates by the statistics of the other folds."""
+    """All images fit, one of each part calibrates by the statistics of the other folds.
+
+    Parts that are left over when folds have equal size get a fold of their own that is never left out.
+    """
     names = np.random.default_rng(seed).permutation(np.unique(united))
-    n_folds = min(FOLDS, len(names))
-    fold_of = {name: at % n_folds for at, name in enumerate(names.tolist())}
+    n_folds = _count_folds(len(names), needed)
+    dealt = len(names) - len(names) % n_folds
+    fold_of = {name: at % n_folds if at < dealt else n_folds for at, name in enumerate(names.tolist())}
     folds = np.full(len(usable), -1, dtype=np.intp)
     folds[usable] = [fold_of[part] for part in united.tolist()]
+    fits_only = spare | (folds[usable] == n_folds)
     return Plan(
-        roles=_spread(np.where(spare, "fit", CROSS), usable),
+        roles=_spread(np.where(fits_only, "fit", CROSS), usable),
         parts=_spread(united, usable),
         images=len(united),
         stated=n_stated,

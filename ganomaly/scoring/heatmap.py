@@ -56,6 +56,14 @@ class HeatMapStatistics:
         limit = max(Calibration.fit(hottest, false_reject_rate).limit, 1e-6)
         return cls(mean, scale, limit)
 
+    @classmethod
+    def fit_limit(cls, held_out_nhw: NDArray[np.float32], false_reject_rate: float) -> Self:
+        """Only the limit, on maps of held-out normal images (M, S, S) that are in units of each place already."""
+        shape = held_out_nhw.shape[1:]
+        hottest = held_out_nhw.max(axis=(1, 2))
+        limit = max(Calibration.fit(hottest, false_reject_rate).limit, 1e-6)
+        return cls(np.zeros(shape, np.float32), np.ones(shape, np.float32), limit)
+
     def heat(self, map_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
         """Heat maps (N, S, S) from 0 up of maps (N, S, S); 1.0 is the reject limit of the map."""
         standardised = (map_nhw - self.mean_hw) / self.scale_hw

@@ -37,7 +37,7 @@ def calibration_figure(calibration: Calibration) -> Figure:
     axes.set(
         xlabel="raw score",
         ylabel="images",
-        title=f"{calibration.n_images} held-out normal images, at most {calibration.false_reject_rate:.2%} flagged",
+        title=f"{calibration.n_images} normal images, at most {calibration.guaranteed_rate:.2%} flagged",
     )
     axes.legend()
     return figure

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from ganomaly import ConfigError, DetectorConfig, load_config
+from ganomaly.images.recipe import Recipe
 from ganomaly.networks.build import ModelConfig
+from ganomaly.networks.training import TrainingConfig
+from ganomaly.scoring.calibration import CalibrationConfig
 
 
 def message(path: Path, content: str) -> str:
@@ -91,3 +94,56 @@ def test_a_comparator_has_the_score_of_its_paper(tmp_path: Path, kind: str) -> N
     assert DetectorConfig.model_validate(config.model_dump()) == config
     assert DetectorConfig(model=ModelConfig(kind=kind)) == config
     assert DetectorConfig().score.method == "fused"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "features"),
+        ("[training]\nepochs = 2\n", "features"),
+        ("[recipe]\nroi = [0, 0, 64, 64]\n", "features"),
+        ("[recipe]\nsize_px = 64\n", "pixels"),
+        ("[recipe]\nchannels = 1\n", "pixels"),
+        ("[recipe]\nillumination = 'local_contrast'\n", "pixels"),
+        ("[recipe]\nwindow = 1.0\n", "pixels"),
+        ("[network]\nfeatures = 8\n", "pixels"),
+        ("[model]\nkind = 'egbad'\n", "pixels"),
+        ("input = 'pixels'\n", "pixels"),
+    ],
+)
+def test_the_input_is_what_a_file_speaks_of(content: str, expected: str, tmp_path: Path) -> None:
+    """Settings of pixels would be ignored in silence, or a new line not get the better input."""
+    (tmp_path / "line.toml").write_text(content)
+    config = load_config(tmp_path / "line.toml")
+    assert config.input == expected
+    assert config.calibration.cross_fit == ("auto" if expected == "features" else "never")
+    assert DetectorConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        ("input = 'features'\n[network]\nfeatures = 8\n", 'input = "features" has no use for [network]'),
+        ("input = 'features'\n[model]\nkind = 'egbad'\n[score]\nmethod = 'paper'\n", "no use for [model], [score]"),
+        ("input = 'features'\n[recipe]\nresize = false\n", "no use for recipe.resize"),
+        ("input = 'pixels'\n[features]\nstrides = [8]\n", 'input = "pixels" has no use for [features]'),
+        ("input = 'pixels'\n[calibration]\ncross_fit = 'auto'\n", 'no use for calibration.cross_fit = "auto"'),
+        ("input = 'features'\n[recipe]\ninput_px = [0, 7]\n", "multiples of 32 from 64 up"),
+    ],
+)
+def test_settings_that_the_input_would_ignore_are_refused(content: str, wanted: str, tmp_path: Path) -> None:
+    """An option would do nothing, and nobody be told."""
+    (tmp_path / "line.toml").write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "line.toml")
+    assert wanted in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_given_as_objects_keep_the_defaults_of_features() -> None:
+    """A notebook that sets one number would lose all others."""
+    config = DetectorConfig(training=TrainingConfig(seed=3), calibration=CalibrationConfig(false_reject_rate=0.1))
+    assert config.input == "features"
+    assert (config.training.seed, config.training.epochs, config.training.learning_rate) == (3, 10, 2e-3)
+    assert (config.calibration.false_reject_rate, config.calibration.cross_fit) == (0.1, "auto")
+    assert DetectorConfig(recipe=Recipe(roi=(0, 0, 64, 64))).recipe.keep_aspect

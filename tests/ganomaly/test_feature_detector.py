@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from ganomaly import Detector, TrainingDataError
 from ganomaly.features.backbone import PACKAGE
+from ganomaly.judges import features
 from ganomaly.judges.features import BATCH, FeatureJudge
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
 from ganomaly.scoring import scores
@@ -212,3 +213,17 @@ def test_a_new_score_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch, 
     found = Detector.load(tmp_path / "model", device="cpu").raw_scores_by_method(pixels)
     assert set(found) == {"fused", "places", "patches", "brightness"}
     np.testing.assert_array_equal(found["brightness"], detector.raw_scores_by_method(pixels)["brightness"])
+
+
+def test_maps_too_fine_for_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolution that was set too high would end with a process killed for memory."""
+    monkeypatch.setattr(features, "MOST_BYTES", 1e6)
+    with pytest.raises(TrainingDataError, match=r"a covariance for each of 60 places .* lower recipe.resolution"):
+        Detector.fit(draw(24, seed=1), config=CONFIG, device="cpu")
+
+
+def test_a_recipe_that_is_still_open_says_who_decides_it() -> None:
+    """A notebook that trains step by step would end in a bare assertion."""
+    detector = Detector(CONFIG, device="cpu")
+    with pytest.raises(ValueError, match=r"recipe.input_px is open: let `Detector.fit` decide it"):
+        list(detector.train(draw(3, seed=1)))

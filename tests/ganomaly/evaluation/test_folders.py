@@ -106,6 +106,16 @@ def test_another_layout_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in done.output
 
 
+def test_options_that_a_folder_has_no_use_for_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option would do nothing, and nobody be told."""
+    monkeypatch.setattr("sys.argv", ["ganomaly"])
+    done = CliRunner().invoke(app, ["benchmark", str(folder), "--epochs", "3", "-o", str(tmp_path)])
+    assert done.exit_code == 1, done.output
+    assert "--epochs: is for the paper's comparison" in done.output
+
+
 def test_few_images_are_drawn_by_the_seed(folder: Path) -> None:
     """Every seed would learn from the same few images."""
     data = read_folder(folder)

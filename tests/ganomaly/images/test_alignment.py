@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ganomaly.errors import ImageError
+from ganomaly.errors import ImageError, TrainingDataError
 from ganomaly.images.alignment import Transform, _matrix, fit_reference, into_frame, out_of_frame
 from ganomaly.images.recipe import Recipe
 
@@ -97,3 +97,50 @@ def test_places_that_some_image_does_not_show_are_not_scored() -> None:
     assert inside[80, 80]
     assert not inside[2, 2]
     assert Recipe().scored_places is None
+
+
+def test_a_long_part_that_shifts_along_itself_is_still_judged() -> None:
+    """Where shifts count in both directions alike, nothing of a long part would be left to score, in silence."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(24):
+        image = np.full((128, 640, 3), 60, np.uint8)
+        at = 260 + int(rng.integers(-60, 60))
+        cv2.rectangle(image, (at, 40), (at + 110, 90), (200, 180, 160), -1)
+        cv2.circle(image, (at + 30, 60), 9, (30, 30, 60), -1)
+        images.append(cv2.add(image, rng.integers(0, 12, image.shape, np.uint8)))
+    recipe = Recipe(align="auto", keep_aspect=True, channels=3, illumination="none").fitted_to(images)
+    inside = recipe.scored_places
+    assert inside is not None
+    assert inside.mean() > 0.6
+    assert f"{inside.mean():.0%} of it scored" in recipe.summary
+
+
+def test_a_part_that_lies_further_off_than_any_good_one_says_so() -> None:
+    """A part at the wrong place would be put right in silence, and mirrored borders be judged."""
+    images, _ = draw(24, 0, 0, 0.04)
+    recipe = Recipe(align="shift", size_px=160, channels=3, illumination="none").fitted_to(images)
+    far = moved(bracket(np.random.default_rng(3)), Transform(0, 0.13, 0))
+    with pytest.raises(ImageError, match=r"lies .* off the frame|matches the frame") as caught:
+        recipe.apply(far)
+    assert caught.value.reason == "misaligned"
+
+
+def test_an_alignment_that_is_asked_for_takes_enough_images() -> None:
+    """A setting would be switched off in silence."""
+    recipe = Recipe(align="rigid", channels=3, illumination="none")
+    with pytest.raises(TrainingDataError, match="at least 8 are needed"):
+        recipe.fitted_to(draw(3, 0, 180, 0.05)[0])
+
+
+def test_heat_of_a_stretched_region_goes_back_to_the_part() -> None:
+    """On a line of pixels, whose input is a square, a shift of the part would move the heat twice as far."""
+    images = [cv2.resize(image, (320, 160)) for image in draw(24, 0, 0, 0.07)[0]]
+    recipe = Recipe(align="shift", size_px=160, channels=3, illumination="none").fitted_to(images)
+    spotted = images[5].copy()
+    cv2.circle(spotted, (190, 70), 5, (255, 0, 255), -1)
+    difference = np.abs(recipe.apply(spotted).astype(float) - recipe.apply(images[5]).astype(float)).sum(2)
+    placed = cv2.GaussianBlur(recipe.to_image_pixels(difference, spotted), (0, 0), 3)
+    row, column = np.unravel_index(placed.argmax(), placed.shape)
+    assert abs(row - 70) <= 4
+    assert abs(column - 190) <= 5

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from ganomaly.errors import TrainingDataError
 from ganomaly.images.preparation import Prepared
 from ganomaly.images.recipe import Recipe
-from ganomaly.parts.roles import Plan, parts_from_names, plan_roles, split_by_part, suspected_parts, unite_parts
+from ganomaly.parts.roles import (
+    Plan,
+    _count_folds,
+    parts_from_names,
+    plan_roles,
+    split_by_part,
+    suspected_parts,
+    unite_parts,
+)
 from ganomaly.scoring.calibration import CalibrationConfig
 from tests.ganomaly.photos import Photo, draw_textures, session
 
@@ -196,7 +204,20 @@ def test_few_parts_all_calibrate_and_share_no_fold_with_their_photos() -> None:
     assert sorted(plan.roles.tolist()) == ["cross"] * 20 + ["fit"] * 20
     assert all(plan.folds[n] == plan.folds[n + 1] for n in range(0, 40, 2))
     assert np.bincount(plan.folds).tolist() == [4] * 10
-    assert "every part calibrates, cross-fitted in 10 folds" in plan.summary
+    assert "20 calibrate, one of each part, cross-fitted in 10 folds" in plan.summary
     again = plan_roles(prepared, parts, config, seed=0)
     np.testing.assert_array_equal(plan.folds, again.folds)
+    sure = config.model_copy(update={"confidence": 0.5})
+    with pytest.raises(TrainingDataError, match="too few parts"):  # its distribution is that of held-out scores
+        plan_roles(prepared, parts, sure, seed=0)
     assert plan_roles(prepared * 6, [f"p{n}" for n in range(240)], config, seed=0).folds is None
+
+
+@pytest.mark.parametrize(("n_parts", "needed"), [(19, 19), (20, 19), (24, 19), (29, 19), (39, 19), (64, 19), (126, 19)])
+def test_folds_have_equal_size_and_leave_few_parts_over(n_parts: int, needed: int) -> None:
+    """The stated bound holds for equal folds only, and parts that do not calibrate make the limit worse."""
+    folds = _count_folds(n_parts, needed)
+    calibrate = n_parts - n_parts % folds
+    assert calibrate >= needed
+    assert calibrate >= 0.9 * n_parts
+    assert folds <= 20
