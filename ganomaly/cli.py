@@ -320,7 +320,7 @@ def _score_summary(detector: "Detector", counts: Counter[str], others: int, outp
 
 
 def _of_pixels(config: "DetectorConfig") -> dict[str, Any]:
-    """What only a detector of pixels has."""
+    """Settings that only a detector of pixels has."""
     return {
         "model": config.model.model_dump(),
         "network": config.network.model_dump(),

@@ -229,7 +229,7 @@ class Detector:
 
     @property
     def batch_size(self) -> int:
-        """How many images are best scored together."""
+        """Number of images that are best scored together."""
         return self.judge.batch_size
 
     def scored_by_threads(self) -> AbstractContextManager[None]:

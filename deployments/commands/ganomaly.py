@@ -161,7 +161,7 @@ def _refuse_options_of_the_comparison(context: typer.Context) -> None:
 
 @dataclass(frozen=True)
 class FolderChoice:
-    """Which sets a detector is measured on, and how."""
+    """Sets that a detector is measured on, and how."""
 
     names: tuple[str, ...]
     seeds: tuple[int, ...]

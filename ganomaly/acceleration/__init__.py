@@ -1,1 +1,1 @@
-"""What exists for speed alone: without it results are the same within rounding, and slower."""
+"""Code that exists for speed alone: without it results are the same within rounding, and slower."""

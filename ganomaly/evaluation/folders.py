@@ -220,12 +220,12 @@ def _judged(detector: Detector, data: InspectionSet, row: FolderRow) -> Iterator
 
 
 def holds(flagged: int, good: int, rate: float) -> bool:
-    """Whether a promise may be true: it is not below the exact 95 % interval (Clopper and Pearson 1934)."""
+    """Tell whether a promise may be true: it is not below the exact 95 % interval (Clopper and Pearson 1934)."""
     return bool(rate >= binomtest(flagged, good).proportion_ci(0.95, "exact").low)
 
 
 def _baselines(data: InspectionSet, gate: QualityGate, seed: int) -> Iterator[FolderRow]:
-    """What needs no network, on the pixels of the default recipe; an unusable image counts as the most unusual."""
+    """Rows of what needs no network, on pixels of the default recipe; an unusable image counts as most unusual."""
     config = DetectorConfig(input="pixels", quality=gate)
     detector = Detector(config, device="cpu")
     train, test = (list(detector.prepare_all(images)) for images in (data.train, data.test))
@@ -333,7 +333,7 @@ def _method_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
 
 
 def _left_out_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
-    """What one would have got who chooses among the detector and its scores on all other sets."""
+    """A table for whoever chooses among the detector and its scores on all other sets."""
     methods = [m for m in dict.fromkeys(row.method for row in rows) if m not in BASELINES]
     if len(names) < 2 or len(methods) < 2:
         return []

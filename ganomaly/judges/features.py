@@ -181,7 +181,7 @@ class FeatureJudge:
 
     @property
     def batch_size(self) -> int:
-        """How many images are best judged together."""
+        """Number of images that are best judged together."""
         return BATCH
 
     @contextmanager
@@ -205,7 +205,7 @@ class FeatureJudge:
         return weights
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What the scores compare with, by name."""
+        """Statistics that the scores compare with, by name."""
         return {
             f"fit{number}.{name}": array
             for number, one in enumerate(self.fitted)
@@ -213,7 +213,7 @@ class FeatureJudge:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What the detector's description says of this judge: whose weights it looks through, and its scores."""
+        """Entries of the detector's description: whose weights it looks through, and its scores."""
         return {
             "backbone": dict(self._origin),
             "scores": list(self._fitted()[0].scores),
@@ -241,7 +241,7 @@ class FeatureJudge:
 
     @property
     def summary(self) -> str | None:
-        """Whose weights it looks through, and the ways it judges."""
+        """Weights that it looks through, and the ways it judges, for people."""
         if not self.fitted:
             return None
         origin = self._origin

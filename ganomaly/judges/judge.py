@@ -47,7 +47,7 @@ class Judge(Protocol):
         """The scores (N,) of all ways to judge, by name; the one that `raw_scores` gives is among them."""
 
     def maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
-        """Where the images do not look normal, (N, H', W'): not yet standardised."""
+        """Maps of where the images do not look normal, (N, H', W'): not yet standardised."""
 
     def raw_scores_and_maps(
         self, images_nhwc: PreparedImages, worth_a_map: WorthAMap
@@ -59,7 +59,7 @@ class Judge(Protocol):
 
     @property
     def batch_size(self) -> int:
-        """How many images are best judged together."""
+        """Number of images that are best judged together."""
 
     def scored_by_threads(self) -> AbstractContextManager[None]:
         """For threads that score at the same time: those that begin in this block compute on one core each."""
@@ -68,10 +68,10 @@ class Judge(Protocol):
         """The networks' weights by name."""
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What the scores compare with, by name."""
+        """Statistics that the scores compare with, by name."""
 
     def facts(self) -> dict[str, Any]:
-        """What the detector's description says of it, JSON types only."""
+        """Entries of the detector's description, JSON types only."""
 
     def restore(
         self, weights: Mapping[str, Tensor], arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]
@@ -84,4 +84,4 @@ class Judge(Protocol):
 
     @property
     def summary(self) -> str | None:
-        """How it looks at this line's parts, in one line for people; None if there is nothing to tell."""
+        """The way it looks at this line's parts, in one line for people; None if there is nothing to tell."""

@@ -43,10 +43,8 @@ def peak_mb() -> float:
 def main(
     images: Annotated[int, typer.Option(min=20)] = 300,
     side: Annotated[int, typer.Option(min=64, help="Side of the camera images, px.")] = 1000,
-    threads: Annotated[int, typer.Option(help="That write the images.")] = 2,
 ) -> None:
     """Print a row of a table."""
-    cv2.setNumThreads(threads)
     with tempfile.TemporaryDirectory(prefix="fit-cost-") as folder:
         paths = [Path(folder) / f"part{number}.jpg" for number in range(images)]
         for number, path in enumerate(paths):
