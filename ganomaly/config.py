@@ -10,7 +10,6 @@ from ganomaly.errors import ConfigError
 from ganomaly.features.backbone import FeaturesConfig, weights_are_installed
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
-from ganomaly.networks.build import ModelConfig
 from ganomaly.networks.layers import NetworkConfig
 from ganomaly.networks.training import TrainingConfig
 from ganomaly.scoring.calibration import CalibrationConfig
@@ -22,7 +21,7 @@ FEATURES_DEFAULTS: dict[str, dict[str, Any]] = {
     "training": {"epochs": 10, "batch_size": 16, "learning_rate": 2e-3},
 }
 """Defaults where the input is features, by table; all others are those of the tables themselves."""
-ONLY_PIXELS = ("model", "network", "score")
+ONLY_PIXELS = ("network", "score")
 """Tables that only pixels have ..."""
 ONLY_PIXELS_RECIPE = ("size_px", "window", "clip", "noise_level", "resize")
 """... and settings of the recipe: a file that states one of them speaks of pixels."""
@@ -40,12 +39,11 @@ class DetectorConfig(BaseModel):
         "pixels",
         description="features: maps of a frozen network that was trained on photographs; pixels: the recipe's image, "
         "as in the paper. Default: features where their weights are installed, pixels where they are not and where a "
-        "setting is given that only pixels have (tables model, network, score, recipe.size_px)",
+        "setting is given that only pixels have (tables network and score, recipe.size_px)",
     )
     features: FeaturesConfig = FeaturesConfig()
     recipe: Recipe = Recipe()
     quality: QualityGate = QualityGate()
-    model: ModelConfig = ModelConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()
     score: ScoreConfig = ScoreConfig()
@@ -63,18 +61,6 @@ class DetectorConfig(BaseModel):
         tables = {table: _with_defaults(values.get(table, {}), usual) for table, usual in FEATURES_DEFAULTS.items()}
         return {**values, **tables, "input": chosen}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _choose_score(cls, values: Any) -> Any:
-        """A comparator has the score of its paper, also where the file does not say so."""
-        if not isinstance(values, dict):
-            return values
-        model, score = values.get("model"), values.get("score", {})
-        kind = model.get("kind", "ganomaly") if isinstance(model, dict) else getattr(model, "kind", "ganomaly")
-        if kind == "ganomaly" or not isinstance(score, dict):
-            return values
-        return {**values, "score": {"method": "paper", **score}}
-
     @model_validator(mode="after")
     def _check_input(self) -> Self:
         """Refuse settings that the input would ignore."""
@@ -83,15 +69,6 @@ class DetectorConfig(BaseModel):
             other = "pixels" if self.input == "features" else "features"
             raise ValueError(
                 f'input = "{self.input}" has no use for {", ".join(faults)}: leave it out, or set input = "{other}"'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_score(self) -> Self:
-        if self.model.kind != "ganomaly" and self.score.method != "paper":
-            raise ValueError(
-                f"score.method = {self.score.method!r}: a model of kind {self.model.kind!r} has the score of its paper "
-                "only; leave score.method out or set it to 'paper'"
             )
         return self
 
@@ -114,7 +91,7 @@ def _ignored_by_pixels(config: DetectorConfig) -> list[str]:
     return found
 
 
-_PIXEL_TABLES: dict[str, BaseModel] = {"model": ModelConfig(), "network": NetworkConfig(), "score": ScoreConfig()}
+_PIXEL_TABLES: dict[str, BaseModel] = {"network": NetworkConfig(), "score": ScoreConfig()}
 
 
 def _usual_input(values: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ganomaly.acceleration.memory import keep_freed_memory
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import DetectorFileError
 from ganomaly.images.preparation import ImageSource, Prepared, fit_recipe, prepare_image, prepare_images
@@ -64,8 +63,6 @@ class Detector:
     ) -> None:
         self.config = config or DetectorConfig()
         self.device = pick_device(device)
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.snapshot_id = snapshot_id
         rng = torch.Generator().manual_seed(self.config.training.seed)
         kind = FeatureJudge if self.config.input == "features" else PixelJudge

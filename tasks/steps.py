@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from prefect.utilities.annotations import quote
 
 from tasks.bucket.bucket import ObjectChangedError, ObjectDeniedError, ObjectMissingError, ObjectStoreError
-from tasks.registry.registry import RegistryUnreachableError
+from tasks.registry.reaching import RegistryUnreachableError
 
 RETRY_DELAYS_S = [2, 10, 30]
 

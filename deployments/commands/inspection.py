@@ -299,6 +299,21 @@ def review(
             show_review(console(), found)
 
 
+@app.command()
+def log_paper(
+    folder: Annotated[Path, typer.Argument(help="What `ganomaly paper` wrote.")],
+) -> None:
+    """Log the results of `ganomaly paper` to MLflow: a parent run, and a nested run for each row."""
+    with _plain_errors():
+        from tasks.registry.paper_log import log_comparison
+        from tasks.registry.registry import ModelRegistry
+        from tasks.settings import Settings
+
+        settings = Settings()
+        registry = ModelRegistry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
+        typer.echo(f"{log_comparison(registry, folder)} rows logged to {registry.address}")
+
+
 @db_app.command()
 def upgrade() -> None:
     """Create the report store's tables, or bring them to this software's version."""

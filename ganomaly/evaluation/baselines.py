@@ -12,8 +12,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ganomaly.scoring.heatmap import smooth
-
 IMAGES_AT_ONCE = 512
 NOISE = 1.0
 """Grey levels: what a pixel may vary without meaning anything, also where it never does among normal images."""
@@ -81,15 +79,6 @@ class PixelGaussian:
         ]
         return np.concatenate([np.empty(0), *scores])
 
-    def heat_maps(self, images_nhwc: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Each pixel's deviation, root mean square over the channels and smoothed, float32 (M, S, S)."""
-        deviation = [
-            np.sqrt((((images - self.mean_hwc) / self.scale_hwc) ** 2).mean(axis=3))
-            for images in _in_chunks(images_nhwc)
-        ]
-        maps = np.concatenate([np.empty((0, *images_nhwc.shape[1:3])), *deviation])
-        return smooth(maps.astype(np.float32))
-
 
 @dataclass(frozen=True)
 class PatchGaussian:
@@ -135,15 +124,6 @@ class PatchGaussian:
         n_worst = max(1, round(WORST_SHARE * len(self.mean_lp)))
         worst = [np.partition(map_ml, -n_worst, axis=1)[:, -n_worst:].mean(axis=1) for map_ml in maps]
         return np.concatenate([np.empty(0), *worst])
-
-    def heat_maps(self, images_nhwc: NDArray[np.uint8], /) -> NDArray[np.float32]:
-        """Each location's distance, about 1 for normal images, float32 (M, S, S); the border repeats its neighbours."""
-        rows, columns = (side - self.side_px + 1 for side in images_nhwc.shape[1:3])
-        maps = [self._distances(images).reshape(-1, rows, columns) for images in _in_chunks(images_nhwc)]
-        before = self.side_px // 2
-        border = (before, self.side_px - 1 - before)
-        inner = np.concatenate([np.empty((0, rows, columns)), *maps])
-        return np.pad(inner, ((0, 0), border, border), mode="edge").astype(np.float32)
 
     def _distances(self, images_mhwc: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Mahalanobis distance over sqrt(P) of each location, (M, L)."""

@@ -4,11 +4,9 @@ A folder has the layout of MVTec AD: `train/good`, `test/good`, `test/KIND` and,
 masks `ground_truth/KIND/NAME.png` (or `NAME_mask.png`). Nothing is chosen on test images.
 """
 
-import csv
-import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -19,15 +17,15 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 from ganomaly.config import DetectorConfig
 from ganomaly.detector import Detector
 from ganomaly.errors import TrainingDataError
-from ganomaly.evaluation import protocols
 from ganomaly.evaluation.baselines import BASELINES
+from ganomaly.evaluation.datasets import elpv, split, unite_near_duplicates
 from ganomaly.evaluation.metrics import aupimo, image_auroc, map_figures
 from ganomaly.images.preparation import ImageSource, Prepared, fit_recipe, read_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 from ganomaly.parts.roles import parts_from_names, plan_roles
 
-SUFFIXES = protocols.IMAGE_SUFFIXES
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAP_SIDE_PX = 512
 """Longer side at which maps are compared with masks."""
 DETECTOR = "detector"
@@ -118,14 +116,14 @@ def read_folder(folder: Path) -> InspectionSet:
 
 
 def solar_cells(line: str, seed: int) -> InspectionSet:
-    """The solar cells of a line, split as `ganomaly.evaluation.protocols` says: near-duplicates on one side.
+    """The solar cells of a line, split as `ganomaly.evaluation.datasets` says: near-duplicates on one side.
 
     Args:
         line: "elpv-mono" or "elpv-poly".
         seed: draws the split.
     """
-    data = protocols.elpv("mono" if line == "elpv-mono" else "poly")
-    dealt = protocols.split(protocols.unite_near_duplicates(data, Recipe()), "abnormal", seed=seed)
+    data = elpv("mono" if line == "elpv-mono" else "poly")
+    dealt = split(unite_near_duplicates(data, Recipe()), "abnormal", seed=seed)
     return InspectionSet(
         line,
         [data.images[at] for at in dealt.train.tolist()],
@@ -279,91 +277,3 @@ def _images(folder: Path) -> list[Path]:
 def _mask_of(folder: Path, kind: str, image: Path) -> Path | None:
     names = (f"{image.stem}.png", f"{image.stem}_mask.png")
     return next((path for name in names if (path := folder / "ground_truth" / kind / name).is_file()), None)
-
-
-def write_csv(rows: Sequence[FolderRow], path: Path) -> None:
-    """All rows as they are."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-
-
-def markdown(rows: Sequence[FolderRow], command: str, machine: str) -> str:
-    """The rows as tables: means over seeds, with the standard deviation of AUROC."""
-    names = list(dict.fromkeys(row.data for row in rows))
-    lines = [
-        f"    {command}",
-        "",
-        f"{machine}. Means over the seeds {_seeds(rows)}.",
-        "",
-        *_detector_table(rows, names),
-    ]
-    return "\n".join([*lines, "", *_method_table(rows, names), "", *_left_out_table(rows, names), ""])
-
-
-def _detector_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
-    lines = [
-        "| data | good images | AUROC | AUPRO | AUPIMO | good flagged | promised | held | defects missed | unusable "
-        "good / defective | fit, s | images/s |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for name in names:
-        own = [row for row in rows if row.data == name and row.method == DETECTOR]
-        held = sum(bool(row.held) for row in own)
-        promised = f"{_mean(own, 'promised'):.1%}"
-        if _mean(own, "guaranteed") > _mean(own, "promised") + 1e-9:
-            promised += f" (at most {_mean(own, 'guaranteed'):.1%})"
-        lines.append(
-            f"| {name} | {own[0].train_images} | {_auroc_text(own)} | {_optional(own, 'aupro')} | "
-            f"{_optional(own, 'aupimo')} | {_mean(own, 'false_rejects'):.1%} | {promised} | {held} of {len(own)} | "
-            f"{_mean(own, 'escapes'):.0%} | {_mean(own, 'unusable_good'):.0f} / {_mean(own, 'unusable_defective'):.0f} "
-            f"| {_mean(own, 'fit_s'):.0f} | {_mean(own, 'images_per_s'):.0f} |"
-        )
-    return lines
-
-
-def _method_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
-    methods = list(dict.fromkeys(row.method for row in rows))
-    lines = ["AUROC of images:", "", f"| method | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
-    for method in methods:
-        cells = [_auroc_text([row for row in rows if row.data == name and row.method == method]) for name in names]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return lines
-
-
-def _left_out_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
-    """A table for whoever chooses among the detector and its scores on all other sets."""
-    methods = [m for m in dict.fromkeys(row.method for row in rows) if m not in BASELINES]
-    if len(names) < 2 or len(methods) < 2:
-        return []
-    auroc = {(n, m): [r.auroc for r in rows if (r.data, r.method) == (n, m)] for n in names for m in methods}
-    common = [m for m in methods if all(auroc[n, m] for n in names)]
-    lines = ["Chosen by the mean AUROC on all other sets, reported on the one left out:", ""]
-    lines += ["| left out | chosen | AUROC | the detector's |", "| --- | --- | ---: | ---: |"]
-    for name in names:
-        others = [other for other in names if other != name]
-        best = max(common, key=lambda m: statistics.mean(statistics.mean(auroc[o, m]) for o in others))
-        found, own = statistics.mean(auroc[name, best]), statistics.mean(auroc[name, DETECTOR])
-        lines.append(f"| {name} | {best} | {found:.3f} | {own:.3f} |")
-    return lines
-
-
-def _seeds(rows: Sequence[FolderRow]) -> str:
-    return ", ".join(str(seed) for seed in sorted({row.seed for row in rows}))
-
-
-def _mean(rows: Sequence[FolderRow], field: str) -> float:
-    return float(statistics.mean(float(getattr(row, field)) for row in rows))
-
-
-def _optional(rows: Sequence[FolderRow], field: str) -> str:
-    return "-" if getattr(rows[0], field) is None else f"{_mean(rows, field):.3f}"
-
-
-def _auroc_text(rows: Sequence[FolderRow]) -> str:
-    if not rows:
-        return "-"
-    values = [row.auroc for row in rows]
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"

@@ -14,7 +14,7 @@ from ganomaly.detector import pick_device
 
 @dataclass(frozen=True)
 class Machine:
-    """Device, processors and versions; the fields are those of `ganomaly.evaluation.rows.Row`."""
+    """Device, processors and versions."""
 
     device: str
     cpu: str
@@ -25,6 +25,14 @@ class Machine:
     torch: str
     opencv: str
     numpy: str
+
+    @property
+    def summary(self) -> str:
+        """In words: processors first, versions after a semicolon."""
+        processors = f"{self.threads} of {self.cores} cores of {self.cpu or self.device}"
+        with_gpu = f", {self.gpu}" if self.gpu else ""
+        versions = f"Python {self.python}, PyTorch {self.torch}, OpenCV {self.opencv}, numpy {self.numpy}"
+        return f"{processors}{with_gpu}; {versions}"
 
 
 def describe_machine(device: str) -> Machine:

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from torch import Tensor, nn
 
 from ganomaly.networks.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss
-from ganomaly.networks.model import Losses, Trainable
+from ganomaly.networks.training import Losses, Trainable
 
 WIDTH = 64
 LATENT = 32

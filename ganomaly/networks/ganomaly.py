@@ -3,17 +3,16 @@
 An image that looks normal comes back from the decoder as it was, and its second latent vector equals the first.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ganomaly.acceleration.precision import Precision, arithmetic
 from ganomaly.networks.layers import Decoder, Discriminator, Encoder, NetworkConfig
 from ganomaly.networks.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss
-from ganomaly.networks.model import EVERYTHING, Judgement, Losses, Model, Wanted
-from ganomaly.scoring.global_neighbours import appearance
-from ganomaly.scoring.local_gaussian import local_views
-from ganomaly.scoring.pixel_scores import describe, paper_score
+from ganomaly.networks.training import Losses, Trainable
 
 
 class GeneratorOutput(NamedTuple):
@@ -40,7 +39,7 @@ class Generator(nn.Module):
         return GeneratorOutput(x_hat_bchw, z_bd, self.second_encoder(x_hat_bchw))
 
 
-class GANomaly(Model):
+class GANomaly(Trainable):
     """The generator with its second encoder, and the discriminator whose features it learns to match."""
 
     discriminator: Discriminator
@@ -62,26 +61,59 @@ class GANomaly(Model):
             encoder=encoder_loss(fake.z_bd, fake.z_hat_bd),
         )
 
-    def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:
-        """The latent distance (equation 6), the reconstruction, and what the scores of this package look at.
 
-        The second encoder runs only for the second pass, the discriminator only for the groups; if nothing is
-        wanted, none does.
-        """
-        if not any(wanted):
-            return Judgement(x_bchw.new_empty(0), x_bchw[:0], x_bchw.new_empty(0, 0))
-        encoded = self.generator.encoder.pyramid.activations(x_bchw)
-        z_bd = self.generator.encoder.last_step(encoded[-1])
-        x_hat_bchw = self.generator.decoder(z_bd)
-        judged = Judgement(x_bchw.new_empty(0), x_hat_bchw, x_bchw.new_empty(0, 0))
-        if wanted.second_pass:
-            z_hat_bd = self.generator.second_encoder(x_hat_bchw)
-            features_bf = describe(x_bchw, x_hat_bchw, z_bd, z_hat_bd)
-            judged = judged._replace(score_b=paper_score(z_bd, z_hat_bd), features_bf=features_bf)
-        if wanted.local_views:
-            judged = judged._replace(local_views=local_views(x_bchw, x_hat_bchw, encoded[1]))
-        if wanted.groups:
-            discriminated = self.discriminator.pyramid.activations(x_bchw, 1)
-            groups = appearance(x_bchw, x_hat_bchw, z_bd, encoded[:3], discriminated, wanted.groups)
-            judged = judged._replace(appearance=groups)
-        return judged
+class Pass:
+    """One batch of images on its way through the networks: each network runs when somebody asks for what it gives.
+
+    Args:
+        networks: in ``eval()`` mode.
+        x_bchw: images (B, C, S, S) in [-1, 1].
+        precision: that the networks compute in.
+    """
+
+    def __init__(self, networks: GANomaly, x_bchw: Tensor, precision: Precision = "fp32") -> None:
+        self._networks = networks
+        self._precision: Precision = precision
+        self.x_bchw = x_bchw
+
+    def _arithmetic(self) -> torch.autocast:
+        return arithmetic(
+            self._precision, self.x_bchw.device
+        )  # anew: one that is entered twice ends in the wrong state
+
+    @cached_property
+    @torch.no_grad()
+    def encoded(self) -> list[Tensor]:
+        """The output of each layer of G_E, the finest first: (B, features, S/2, S/2), in any precision."""
+        with self._arithmetic():
+            return self._networks.generator.encoder.pyramid.activations(self.x_bchw)
+
+    @cached_property
+    @torch.no_grad()
+    def z_bd(self) -> Tensor:
+        """Latent vectors (B, D)."""
+        with self._arithmetic():
+            return self._networks.generator.encoder.last_step(self.encoded[-1])
+
+    @cached_property
+    @torch.no_grad()
+    def x_hat_bchw(self) -> Tensor:
+        """Reconstructions (B, C, S, S) in [-1, 1]."""
+        with self._arithmetic():
+            x_hat_bchw: Tensor = self._networks.generator.decoder(self.z_bd)
+            return x_hat_bchw
+
+    @cached_property
+    @torch.no_grad()
+    def z_hat_bd(self) -> Tensor:
+        """Latent vectors (B, D) of the reconstructions."""
+        with self._arithmetic():
+            z_hat_bd: Tensor = self._networks.generator.second_encoder(self.x_hat_bchw)
+            return z_hat_bd
+
+    @cached_property
+    @torch.no_grad()
+    def discriminated_bchw(self) -> Tensor:
+        """The output of the first layer of D, (B, features, S/2, S/2), in any precision."""
+        with self._arithmetic():
+            return self._networks.discriminator.pyramid.activations(self.x_bchw, 1)[0]

@@ -4,7 +4,8 @@ Sizes as in GANomaly (arXiv 1805.06725, section 3.2 and figure 2). Plain modules
 score. Shape suffixes on tensor names: b batch, c channels, h height, w width, d latent size, k any other vector's size.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,8 @@ from ganomaly.acceleration.precision import PrecisionSetting
 
 MIN_SIZE_PX = 32
 SIZE_STEP_PX = 16
+
+_Networks = TypeVar("_Networks", bound=nn.Module)
 
 
 class NetworkConfig(BaseModel):
@@ -148,6 +151,14 @@ class Discriminator(nn.Module):
         """Judge images (B, C, S, S) in [-1, 1]."""
         features_bchw = self.pyramid(x_bchw)
         return DiscriminatorOutput(self.to_logit(features_bchw).flatten().float(), features_bchw.float())
+
+
+def build(construct: Callable[[], _Networks], generator: torch.Generator) -> _Networks:
+    """Networks with weights drawn from a CPU generator, channels last; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        networks = construct()
+    initialise(networks, generator)
+    return networks.to(memory_format=torch.channels_last)
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:

@@ -2,20 +2,20 @@
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganomaly.acceleration.precision import Precision, arithmetic
 from ganomaly.errors import TrainingDivergedError
 from ganomaly.networks.layers import initialise
-from ganomaly.networks.model import Losses, Trainable
 
 DISCRIMINATOR_COLLAPSED = 1e-5
 
@@ -33,11 +33,44 @@ class TrainingConfig(BaseModel):
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's first decay")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam's second decay")
     weight_adversarial: float = Field(1.0, ge=0, description="w_adv of equation 5")
-    weight_contextual: float = Field(
-        50.0, ge=0, description="w_con of equation 5; weighs the reconstruction of an aae, too"
-    )
+    weight_contextual: float = Field(50.0, ge=0, description="w_con of equation 5")
     weight_encoder: float = Field(1.0, ge=0, description="w_enc of equation 5")
     seed: int = Field(0, ge=0, description="draws the weights, the order of images and the split by part")
+
+
+class Losses(NamedTuple):
+    """The losses of one batch, each () and unweighted: what D minimises, and the terms of what all others minimise.
+
+    A method leaves out the terms that it does not have.
+    """
+
+    discriminator: Tensor
+    adversarial: Tensor
+    contextual: Tensor | None = None
+    encoder: Tensor | None = None
+
+
+class Trainable(nn.Module, ABC):
+    """A discriminator, and all other networks, which play against it."""
+
+    discriminator: nn.Module
+
+    def players(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The weights of all other networks, and those of the discriminator."""
+        discriminator = list(self.discriminator.parameters())
+        taken = {id(parameter) for parameter in discriminator}
+        return [parameter for parameter in self.parameters() if id(parameter) not in taken], discriminator
+
+    @abstractmethod
+    def losses(self, x_bchw: Tensor, rng: torch.Generator) -> Losses:
+        """The losses of one batch of normal images.
+
+        Both players' losses share one pass: whoever takes the gradients takes each for its own player's weights only.
+
+        Args:
+            x_bchw: (B, C, S, S) in [-1, 1], on the networks' device.
+            rng: a CPU generator, for methods that draw noise.
+        """
 
 
 @dataclass(frozen=True)

@@ -82,13 +82,13 @@ class Plan:
 
 
 def split_by_part(
-    parts: Sequence[str], *, fit_fraction: float, calibrate_fraction: float, seed: int
+    parts: Sequence[str], *, statistics_fraction: float, calibrate_fraction: float, seed: int
 ) -> NDArray[np.str_]:
     """Assign a role to each image so that all images of one part share it.
 
     Args:
         parts: part id of each image, (N,).
-        fit_fraction: share of the parts that joins in fitting the score but does not train the networks.
+        statistics_fraction: share of the parts that joins in fitting the score but does not train the networks.
         calibrate_fraction: share of the parts that only sets the limit.
         seed: draws the assignment; the order of ``parts`` does not matter.
 
@@ -98,7 +98,7 @@ def split_by_part(
     unique = np.array(sorted(set(parts)), dtype=np.str_)
     shuffled = np.random.default_rng(seed).permutation(unique).tolist()
     n_calibrate = round(len(unique) * calibrate_fraction)
-    n_fit = round(len(unique) * fit_fraction)
+    n_fit = round(len(unique) * statistics_fraction)
     roles: dict[str, Role] = dict.fromkeys(shuffled, "train")
     roles |= dict.fromkeys(shuffled[:n_calibrate], "calibrate")
     roles |= dict.fromkeys(shuffled[n_calibrate : n_calibrate + n_fit], "fit")
@@ -138,7 +138,10 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
         else unite_parts(stated, find_groups(np.array([_comparable(one) for one in pixels])))
     )
     roles = split_by_part(
-        united.tolist(), fit_fraction=config.fit_fraction, calibrate_fraction=config.calibrate_fraction, seed=seed
+        united.tolist(),
+        statistics_fraction=config.statistics_fraction,
+        calibrate_fraction=config.calibrate_fraction,
+        seed=seed,
     )
     n_stated = len(united) if parts is None else len(set(stated.tolist()))
     spare = _spare(united, contents, seed)
@@ -349,7 +352,7 @@ def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: Cal
     if counts["train"] < 2:
         raise TrainingDataError(
             f"too few images to train: {counts['train']} of {usable} usable ones are left for the networks; add images "
-            f"of good parts or lower calibration.calibrate_fraction and calibration.fit_fraction"
+            f"of good parts or lower calibration.calibrate_fraction and calibration.statistics_fraction"
             f"{_way_out(n_parts, n_stated)}"
         )
 

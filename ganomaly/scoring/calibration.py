@@ -38,7 +38,7 @@ class CalibrationConfig(BaseModel):
         "and more images; none: it is kept on average over calibrations",
     )
     calibrate_fraction: float = Field(0.2, gt=0, lt=1, description="share of the parts that only sets the limit")
-    fit_fraction: float = Field(
+    statistics_fraction: float = Field(
         0.1, ge=0, lt=1, description="share of the parts that fits the score without training the networks"
     )
     cross_fit: Literal["auto", "never"] = Field(
@@ -55,9 +55,9 @@ class CalibrationConfig(BaseModel):
 
     @model_validator(mode="after")
     def _leaves_images_for_training(self) -> Self:
-        if self.calibrate_fraction + self.fit_fraction >= 1:
+        if self.calibrate_fraction + self.statistics_fraction >= 1:
             raise ValueError(
-                f"calibrate_fraction + fit_fraction = {self.calibrate_fraction + self.fit_fraction:g}: "
+                f"calibrate_fraction + statistics_fraction = {self.calibrate_fraction + self.statistics_fraction:g}: "
                 "must be less than 1, the rest trains the networks"
             )
         return self

@@ -1,4 +1,6 @@
-"""How unusual the vector at each place of a map is: a Gaussian for every place, in units of what is usual there.
+"""Scores by how unusual the vector of each place is: of the features, or of what GANomaly fails to reconstruct.
+
+A Gaussian for every place, in units of what is usual there.
 
 The idea is PaDiM's (Defard et al. 2021, arXiv 2011.08785): normal images give each place of a feature map a mean and a
 covariance. Two things are done otherwise here. The covariance of a place is drawn towards the mean covariance of all
@@ -9,14 +11,16 @@ the logarithm of the distance, minus its mean at that place, over its spread the
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ganomaly.networks.feature_ganomaly import FeatureGANomaly
 from ganomaly.scoring.place_units import LEAST, PlaceUnits
+from ganomaly.scoring.score import NormalMaps, as_maps, as_vectors
 
 PRIOR = 0.5
 """Images that the mean covariance of all places counts as at each, for each number of a vector."""
@@ -106,6 +110,62 @@ class Density:
         return cls(mean, root, PlaceUnits(torch.from_numpy(arrays["centre"]), torch.from_numpy(arrays["spread"])))
 
 
+@dataclass(frozen=True)
+class FeatureDensity:
+    """A density of the features: does each place look like that place on good parts?
+
+    Attributes:
+        density: of the vectors.
+    """
+
+    needs_network: ClassVar[bool] = False
+    density: Density
+
+    @classmethod
+    def fit(cls, normal: NormalMaps) -> Self:
+        """See `Score`."""
+        return cls(Density.fit(normal.batches, normal.grid))
+
+    def map(self, x_blk: Tensor, network: FeatureGANomaly | None) -> Tensor:  # noqa: ARG002 - asks no network
+        """See `Score`."""
+        return self.density.map(x_blk)
+
+    def to(self, device: torch.device) -> Self:
+        """See `Score`."""
+        return type(self)(self.density.to(device))
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """See `Score`."""
+        return self.density.to_arrays()
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """See `Score`."""
+        return cls(Density.from_arrays(arrays))
+
+
+class ResidualDensity(FeatureDensity):
+    """A density of x - x_hat: is each place what GANomaly expects of it, given the rest of the part?
+
+    The networks may have been trained on images that the density is fitted on: it then expects new images to be as
+    near as those, and its map is a little too high for them, everywhere. The limit comes from images that nothing saw.
+    """
+
+    needs_network = True
+
+    @classmethod
+    def fit(cls, normal: NormalMaps) -> Self:
+        """See `Score`."""
+        network = normal.network
+        return cls(
+            Density.fit(lambda: (_residual(x_blk, normal.grid, network) for x_blk in normal.batches()), normal.grid)
+        )
+
+    def map(self, x_blk: Tensor, network: FeatureGANomaly | None) -> Tensor:
+        """See `Score`."""
+        return self.density.map(_residual(x_blk, self.density.units.grid, network))
+
+
 def _moments(batches: Batches) -> tuple[int, Tensor, Tensor]:
     """Number of images, mean (L, K) and sum of centred products (L, K, K)."""
     n_images, total, outer = 0, torch.zeros(1, 1), torch.zeros(1, 1, 1)
@@ -138,3 +198,9 @@ def _leave_one_out(squared_bl: Tensor, n_images: int, prior: float) -> Tensor:
     c = n_images / (n_images - 1)
     q_bl = squared_bl * size / (n_images + prior)
     return (n_images - 1 + prior) * c**2 * q_bl / (1 - c * q_bl).clamp(min=LEAST) / size
+
+
+def _residual(x_blk: Tensor, grid: tuple[int, int], network: FeatureGANomaly | None) -> Tensor:
+    assert network is not None
+    with torch.no_grad():
+        return as_vectors(network.residual(as_maps(x_blk, grid)))

@@ -1,11 +1,11 @@
-"""The global head: is there any normal image that looks like this one as a whole?
+"""The global score: is there any normal image that looks like this one as a whole?
 
 The mean distance to the nearest normal images in what the networks see of an image. It assumes nothing of how normal
 images are distributed: nine kinds of digit or ten modules of solar cells are many clusters, where one Gaussian would
 call the space between them normal.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from torch import Tensor
 
-from ganomaly.scoring.pixel_scores import mean_residual
+from ganomaly.networks.ganomaly import Pass
 
 GROUPS: Mapping[str, int] = {
     "image": 1,
@@ -25,47 +25,30 @@ GROUPS: Mapping[str, int] = {
 }
 """The groups of features that images are compared in, and by how many nearest normal images in each."""
 IMAGE_SIDE = 16
+RESIDUAL_SIDE = 8
 IMAGES_AT_ONCE = 4
 MAX_KEPT = 8192
 """Normal images kept to compare with, at equal distances in their order: time and file size stay bounded."""
 
 
-def appearance(
-    x_bchw: Tensor,
-    x_hat_bchw: Tensor,
-    z_bd: Tensor,
-    encoded: Sequence[Tensor],
-    discriminated: Sequence[Tensor],
-    groups: Collection[str] = tuple(GROUPS),
-) -> dict[str, Tensor]:
-    """What the head compares images by, groups of features by name, each (B, F_g).
+def appearance(seen: Pass) -> dict[str, Tensor]:
+    """What images are compared by, groups of features by name, each (B, F_g).
 
     - image: the image at 16 x 16 px with mean 0 and length 1, so that nearness is correlation
     - latent: z
-    - residual: the mean residual in 8 x 8 fields
+    - residual: |x - x_hat|, averaged over the channels and in 8 x 8 fields
     - encoder_first, discriminator_first: mean and deviation of each channel of the first layer of G_E and of D
     - encoder: the same of the next two of G_E
-
-    Args:
-        x_bchw: images (B, C, S, S) in [-1, 1].
-        x_hat_bchw: their reconstructions.
-        z_bd: their latent vectors.
-        encoded: the first three layers of G_E, in any precision.
-        discriminated: the first layer of D, likewise.
-        groups: which groups are wanted.
     """
-    image_bf = F.adaptive_avg_pool2d(x_bchw, IMAGE_SIDE).flatten(1)
-    image_bf = F.normalize(image_bf - image_bf.mean(1, keepdim=True), dim=1, eps=1e-3)
-    layers = {
-        "encoder_first": encoded[:1],
-        "encoder": encoded[1:],
-        "discriminator_first": discriminated[:1],
-    }
+    image_bf = F.adaptive_avg_pool2d(seen.x_bchw, IMAGE_SIDE).flatten(1)
+    residual_bchw = (seen.x_bchw - seen.x_hat_bchw).abs().mean(1, keepdim=True)
     return {
-        "image": image_bf,
-        "latent": z_bd,
-        "residual": mean_residual(x_bchw, x_hat_bchw),
-        **{name: _channels(layers[name]) for name in groups if name in layers},
+        "image": F.normalize(image_bf - image_bf.mean(1, keepdim=True), dim=1, eps=1e-3),
+        "latent": seen.z_bd,
+        "residual": F.adaptive_avg_pool2d(residual_bchw, RESIDUAL_SIDE).flatten(1),
+        "encoder_first": _channels(seen.encoded[:1]),
+        "encoder": _channels(seen.encoded[1:3]),
+        "discriminator_first": _channels([seen.discriminated_bchw]),
     }
 
 

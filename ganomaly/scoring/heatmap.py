@@ -1,7 +1,6 @@
 """Where on the part it does not look normal: a map of distances, standardised for each location on normal images.
 
-The map is that of the local head (`ganomaly.scoring.local_gaussian`, on surfaces `ganomaly.scoring.surface_patches`);
-methods that have none give their smoothed residual.
+The map is the mean of the scores' maps (features), or that of the local score (pixels).
 """
 
 from dataclasses import dataclass
@@ -17,15 +16,6 @@ STRONGEST = 2.0
 """Heat at which the colour scale ends; 1.0 is the reject limit of the map."""
 FAINTEST = 0.5
 """Heat under which the overlay leaves the image as it is."""
-
-
-def smooth(residual_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Blur residual maps (N, S, S) with a Gaussian of S / 32 pixels: single pixels are noise."""
-    sigma = max(1.0, residual_nhw.shape[-1] / 32)
-    smoothed = np.empty_like(residual_nhw)
-    for residual, target in zip(residual_nhw, smoothed, strict=True):
-        target[:] = cv2.GaussianBlur(residual, (0, 0), sigma)
-    return smoothed
 
 
 @dataclass(frozen=True)

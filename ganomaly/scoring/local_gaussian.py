@@ -1,4 +1,4 @@
-"""The local head: does every place of the image look as that place does on normal images?
+"""The local score: does every place of the image look as that place does on normal images?
 
 Four views of an image, from small patches to the whole, are each described by one Gaussian for every location
 (`LocationGaussian`). Whitening by the location's own covariance is what finds a thin crack beside a bright edge: what
@@ -22,17 +22,13 @@ WORST_SHARE = 0.01
 NOISE = 0.01
 """Variance that means nothing, also where normal images never vary, as a share of a channel's variance over all
 locations."""
-GAIN_LOCATIONS = 1024
-"""Locations that suffice to tell what knowing the place explains."""
 VIEWS = ("fine", "coarse", "features", "whole")
 MAPPED = ("fine", "coarse", "features")
 """The views that say where."""
-PATCHED = ("fine", "coarse")
-"""The views whose vectors are, in their first half, patches of the image alone."""
 
 
 def local_views(x_bchw: Tensor, x_hat_bchw: Tensor, second_layer_bchw: Tensor) -> tuple[Tensor, ...]:
-    """What the head looks at, each (B, K, side, side) with a vector of K numbers for each location.
+    """What the local score looks at, each (B, K, side, side) with a vector of K numbers for each location.
 
     - fine: patches of 4 x 4 px of the image and of x - x_hat, every 2 px
     - coarse: the same at half the resolution
@@ -101,11 +97,6 @@ class LocationMoments:
         self._sum: Tensor | float = 0.0
         self._outer: Tensor | float = 0.0
 
-    @property
-    def numbers(self) -> int:
-        """K, how many numbers a vector has; 0 before there is any."""
-        return self._sum.shape[2] if isinstance(self._sum, Tensor) else 0
-
     def add(self, view_bkhw: Tensor) -> None:
         """Take in the view (B, K, side, side) of further images."""
         vectors_lbk = _by_location(view_bkhw).cpu().double()
@@ -135,46 +126,12 @@ class LocationMoments:
         root_lkk = torch.linalg.inv(lower_lkk).transpose(1, 2) / scale_k[:, None]
         return LocationGaussian(mean_l1k.float(), root_lkk.float().contiguous())
 
-    def gain_by_location(self, held_out: "LocationMoments", numbers: int) -> float:
-        """How much better held-out images are explained by a Gaussian for each location than by one for all.
-
-        In nats for each number of a vector: the difference of the logarithms of the densities, its mean over the images
-        and the tenth of the locations where it is greatest, for parts may lie before an empty ground. Near 0 where
-        every place looks like any other. The covariance of a location is drawn towards that of all, by as many images
-        as a vector has numbers: of few images the location's own would be worse than none.
-
-        Args:
-            held_out: moments of images that are not among these.
-            numbers: how many numbers of each vector count, the first ones.
-        """
-        mean_l1k, covariance_lkk = self._mean_and_covariance(numbers, GAIN_LOCATIONS)
-        shared_11k, shared_1kk = self._of_all_locations()._mean_and_covariance(numbers)
-        scale_k = (shared_1kk[0].diagonal() + 1e-8).sqrt()
-        weight = numbers / (self.n_images + numbers)
-        own_lkk = (1 - weight) * covariance_lkk + weight * shared_1kk
-        found = held_out._mean_and_covariance(numbers, GAIN_LOCATIONS)
-        gain_l = _log_density(mean_l1k, own_lkk, scale_k, *found) - _log_density(
-            shared_11k, shared_1kk, scale_k, *found
-        )
-        return float(gain_l.topk(-(-len(gain_l) // 10)).values.mean())
-
-    def _of_all_locations(self) -> "LocationMoments":
-        """The same with every location's vectors taken for those of a single one."""
+    def _mean_and_covariance(self) -> tuple[Tensor, Tensor]:
+        """(L, 1, K) and (L, K, K)."""
         assert isinstance(self._sum, Tensor)
         assert isinstance(self._outer, Tensor)
-        together = LocationMoments()
-        together.n_images = self.n_images * len(self._sum)
-        together._sum, together._outer = self._sum.sum(0, keepdim=True), self._outer.sum(0, keepdim=True)
-        return together
-
-    def _mean_and_covariance(self, numbers: int | None = None, at_most: int | None = None) -> tuple[Tensor, Tensor]:
-        """(L, 1, K) and (L, K, K): of the first numbers of each vector, of so many locations at equal distances."""
-        assert isinstance(self._sum, Tensor)
-        assert isinstance(self._outer, Tensor)
-        step = 1 if at_most is None else -(-len(self._sum) // at_most)
-        mean_l1k = self._sum[::step, :, :numbers] / self.n_images
-        squares_lkk = self._outer[::step, :numbers, :numbers] / self.n_images
-        return mean_l1k, squares_lkk - mean_l1k.transpose(1, 2) * mean_l1k
+        mean_l1k = self._sum / self.n_images
+        return mean_l1k, self._outer / self.n_images - mean_l1k.transpose(1, 2) * mean_l1k
 
 
 def image_scores(distances: Sequence[Tensor]) -> Tensor:
@@ -185,26 +142,9 @@ def image_scores(distances: Sequence[Tensor]) -> Tensor:
 def location_map(distances: Sequence[Tensor], size_px: int) -> Tensor:
     """Distances of the views that say where, averaged and brought to the network's input: (B, S, S)."""
     fine_bhw, coarse_bhw, features_bhw = distances[: len(MAPPED)]
-    coarse_bchw = spread(coarse_bhw, size_px // 2)
-    maps = (spread(fine_bhw, size_px), _enlarged(coarse_bchw, size_px), _enlarged(features_bhw[:, None], size_px))
+    coarse_bchw = _spread(coarse_bhw, size_px // 2)
+    maps = (_spread(fine_bhw, size_px), _enlarged(coarse_bchw, size_px), _enlarged(features_bhw[:, None], size_px))
     return torch.stack(maps).mean(0)[:, 0]
-
-
-def _log_density(
-    mean_l1k: Tensor, covariance_lkk: Tensor, scale_k: Tensor, found_l1k: Tensor, found_lkk: Tensor
-) -> Tensor:
-    """Mean logarithm of a Gaussian's density over vectors of which mean and covariance are known, per number, (L,).
-
-    In units of the scale, with noise added; without the constant.
-    """
-    offset_l1k = found_l1k - mean_l1k
-    square_lkk = (found_lkk + offset_l1k.transpose(1, 2) * offset_l1k) / scale_k[:, None] / scale_k
-    identity_kk = torch.eye(len(scale_k), dtype=scale_k.dtype)
-    lower_lkk = torch.linalg.cholesky(covariance_lkk / scale_k[:, None] / scale_k + NOISE * identity_kk)
-    log_determinant_l = 2 * lower_lkk.diagonal(dim1=1, dim2=2).log().sum(1)
-    distance_l = torch.cholesky_solve(square_lkk, lower_lkk).diagonal(dim1=1, dim2=2).sum(1)
-    density_l: Tensor = -(log_determinant_l + distance_l) / (2 * len(scale_k))
-    return density_l
 
 
 def _by_location(view_bkhw: Tensor) -> Tensor:
@@ -216,11 +156,11 @@ def _worst(distance_bl: Tensor) -> Tensor:
     return distance_bl.topk(n_worst, dim=1).values.mean(1)
 
 
-def spread(distance_bhw: Tensor, size_px: int, patch_px: int = PATCH_PX, step_px: int = PATCH_STEP_PX) -> Tensor:
+def _spread(distance_bhw: Tensor, size_px: int) -> Tensor:
     """Each pixel gets the mean of the patches that cover it, (B, 1, S, S)."""
-    patch = distance_bhw.new_ones(1, 1, patch_px, patch_px)
-    total = F.conv_transpose2d(distance_bhw[:, None], patch, stride=step_px)
-    count = F.conv_transpose2d(torch.ones_like(distance_bhw[:1, None]), patch, stride=step_px)
+    patch = distance_bhw.new_ones(1, 1, PATCH_PX, PATCH_PX)
+    total = F.conv_transpose2d(distance_bhw[:, None], patch, stride=PATCH_STEP_PX)
+    count = F.conv_transpose2d(torch.ones_like(distance_bhw[:1, None]), patch, stride=PATCH_STEP_PX)
     assert total.shape[-1] == size_px
     return total / count
 

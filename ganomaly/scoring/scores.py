@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
-from ganomaly.scoring.densities import FeatureDensity, ResidualDensity
+from ganomaly.scoring.density import FeatureDensity, ResidualDensity
 from ganomaly.scoring.patch_memory import PatchMemory
 from ganomaly.scoring.score import NormalMaps, Score
 

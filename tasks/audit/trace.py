@@ -15,13 +15,9 @@ import pandas as pd
 from ganomaly.detector import Detector
 from ganomaly.errors import DetectorFileError
 from tasks.bucket.bucket import ObjectStoreError
-from tasks.registry.registry import (
-    ModelRegistry,
-    ModelRegistryError,
-    ModelVersion,
-    RegistryUnreachableError,
-    model_name,
-)
+from tasks.registry.reaching import ModelRegistryError, RegistryUnreachableError
+from tasks.registry.registry import ModelRegistry
+from tasks.registry.versions import ModelVersion, model_name
 from tasks.store.lookup import Archive, lines_of, nothing_recorded
 from tasks.store.store import (
     Promotion,

@@ -13,7 +13,7 @@ from tasks.audit.trace import open_registry
 from tasks.errors import OperatingError
 from tasks.night.fetching import FailedImage, FetchedImage, fetch_images, in_chunks
 from tasks.night.listing import ListedImage
-from tasks.registry.registry import model_name
+from tasks.registry.versions import model_name
 from tasks.store.lookup import Archive
 from tasks.store.store import ScoringRun, StoredImage, StoredScore
 

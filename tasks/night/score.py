@@ -23,7 +23,8 @@ from tasks.night.ingest import image_record
 from tasks.night.listing import ListedImage, Listing
 from tasks.night.stream import in_stages
 from tasks.process import finish_before_stopping, imports_left_alone
-from tasks.registry.registry import ModelRegistryError, ModelVersion, model_name
+from tasks.registry.reaching import ModelRegistryError
+from tasks.registry.versions import ModelVersion, model_name
 from tasks.steps import NETWORK_STEP
 from tasks.store.lease import Claimed, claim, scoring_by
 from tasks.store.store import FailureRecord, JudgedImage, ScoreRecord, ScoringRun

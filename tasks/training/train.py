@@ -17,7 +17,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector, DetectorConfig, TrainingDataError
-from ganomaly.evaluation.baseline_check import check_detector
 from ganomaly.images.preparation import LOOKED_AT, Prepared, fit_recipe
 from ganomaly.judges.judge import PreparedImages
 from ganomaly.networks.training import EpochStats, TrainingConfig
@@ -26,7 +25,8 @@ from tasks.bucket.bucket import ObjectChangedError, ObjectMissingError
 from tasks.lines.window import Window
 from tasks.night.fetching import FetchedImage, fetch_pool, in_chunks, split_failed, without_data
 from tasks.night.listing import ListedImage
-from tasks.registry.registry import CHALLENGER, CHAMPION, ModelVersion, TrainingRun, model_name
+from tasks.registry.training_run import TrainingRun
+from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, model_name
 from tasks.settings import code_version
 from tasks.steps import NETWORK_STEP, ProgressArtifact
 from tasks.systems import Systems
@@ -188,9 +188,6 @@ def train_detector(systems: Systems, config: DetectorConfig, snapshot: Snapshot,
         run.log_params(config.model_dump(exclude={"recipe": {"reference": {"pixels"}}}))  # MLflow takes 6,000 letters
         run.log_snapshot(snapshot.manifest, snapshot.id, systems.objects.uri(systems.line.images.prefix))
         history = _train(detector, snapshot, run)
-        check = check_detector(detector, snapshot.prepared, snapshot.plan)
-        if check is not None and check.warning is not None:
-            get_run_logger().warning("%s", check.warning)
         return _register(systems, detector, snapshot, history, run)
 
 

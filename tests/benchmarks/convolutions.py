@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ganomaly.acceleration.convolutions import Convolution, TransposedConvolution
 from ganomaly.acceleration.memory import keep_freed_memory
 from ganomaly.acceleration.precision import arithmetic
-from ganomaly.networks.build import ModelConfig, build_model
-from ganomaly.networks.layers import NetworkConfig
+from ganomaly.networks.ganomaly import GANomaly
+from ganomaly.networks.layers import NetworkConfig, build
 
 CPU = torch.device("cpu")
 SECONDS = 0.3
@@ -25,7 +25,7 @@ SECONDS = 0.3
 
 def layers_of(size_px: int) -> list[tuple[nn.Module, tuple[int, ...]]]:
     """Each convolution of the generator's encoder and decoder with the shape of its input."""
-    model = build_model(size_px, 1, NetworkConfig(), ModelConfig(), torch.Generator().manual_seed(0))
+    model = build(lambda: GANomaly(size_px, 1, NetworkConfig()), torch.Generator().manual_seed(0))
     found: list[tuple[nn.Module, tuple[int, ...]]] = []
     kinds = (Convolution, TransposedConvolution)
     hooks = [

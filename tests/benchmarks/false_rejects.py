@@ -17,8 +17,8 @@ import torch
 import typer
 
 from ganomaly import Detector, DetectorConfig
+from ganomaly.evaluation.datasets import elpv
 from ganomaly.evaluation.folders import SUFFIXES
-from ganomaly.evaluation.protocols import elpv
 from ganomaly.images.preparation import ImageSource, fit_recipe
 from ganomaly.judges.features import BATCH, FeatureJudge, _to_raw
 from ganomaly.parts.roles import FOLDS, parts_from_names

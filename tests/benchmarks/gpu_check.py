@@ -51,9 +51,10 @@ from ganomaly.acceleration.scoring_networks import folded  # noqa: E402
 from ganomaly.images.preparation import prepare_image  # noqa: E402
 from ganomaly.images.quality import QualityGate  # noqa: E402
 from ganomaly.images.recipe import Recipe  # noqa: E402
-from ganomaly.networks.build import Model, ModelConfig, build_model  # noqa: E402
-from ganomaly.networks.layers import NetworkConfig  # noqa: E402
+from ganomaly.networks.ganomaly import GANomaly, Pass  # noqa: E402
+from ganomaly.networks.layers import NetworkConfig, build  # noqa: E402
 from ganomaly.networks.training import Trainer, TrainingConfig, to_input  # noqa: E402
+from ganomaly.scoring.pixel_scores import paper_score  # noqa: E402
 
 TOLERANCE: dict[Precision, float] = {"fp32": 2e-3, "bf16": 5e-2}
 """Largest relative difference to the CPU's fp32: TF32 and another order of sums, and a mantissa of 8 bits."""
@@ -109,10 +110,10 @@ class Peak:
     bytes_per_s: float
 
 
-def new_model(size_px: int, features: int, device: torch.device, seed: int = 0) -> Model:
+def new_model(size_px: int, features: int, device: torch.device, seed: int = 0) -> GANomaly:
     """The paper's networks; the same weights for the same seed on any device."""
     rng = torch.Generator().manual_seed(seed)
-    return build_model(size_px, 1, NetworkConfig(features=features), ModelConfig(), rng).to(device)
+    return build(lambda: GANomaly(size_px, 1, NetworkConfig(features=features)), rng).to(device)
 
 
 def some_images(n: int, size_px: int, seed: int = 0) -> np.ndarray:
@@ -136,18 +137,23 @@ def compare(size_px: int, features: int, device: torch.device, batch: int) -> It
     x, there = to_input(images, cpu), to_input(images, device)
     with torch.no_grad():
         expected = _losses(copy.deepcopy(reference).train(), x)
-        scores = reference.eval().judge(x).score_b
+        scores = _scores(reference.eval(), x, "fp32")
         for precision, allowed in TOLERANCE.items():
             with arithmetic(precision, device):
                 losses = _losses(copy.deepcopy(other).train(), there)
-                found = other.eval().judge(there).score_b
-                folded_found = folded(other).judge(there).score_b
+            found = _scores(other.eval(), there, precision)
+            folded_found = _scores(folded(other), there, precision)
             yield Check("losses of a step", size_px, precision, relative(losses, expected), allowed)
             yield Check("scores", size_px, precision, relative(found, scores), allowed)
             yield Check("scores, batch norm folded", size_px, precision, relative(folded_found, scores), allowed)
 
 
-def _losses(model: Model, x_bchw: Tensor) -> Tensor:
+def _scores(model: GANomaly, x_bchw: Tensor, precision: Precision) -> Tensor:
+    seen = Pass(model, x_bchw, precision)
+    return paper_score(seen.z_bd, seen.z_hat_bd)
+
+
+def _losses(model: GANomaly, x_bchw: Tensor) -> Tensor:
     losses = model.losses(x_bchw, torch.Generator().manual_seed(0))
     return torch.stack([term.float() for term in losses if term is not None])
 
@@ -184,7 +190,7 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def work_of_image(model: Model, size_px: int, device: torch.device) -> tuple[float, float]:
+def work_of_image(model: GANomaly, size_px: int, device: torch.device) -> tuple[float, float]:
     """FLOP of the convolutions for one image through G and E, and bytes of their inputs and outputs in fp32.
 
     The discriminator is not counted: scoring by the paper does not need it, training passes through it twice.
@@ -280,7 +286,7 @@ def simulate_night(
 
 @torch.inference_mode()
 def _consume(
-    queue: "Queue[Tensor | None]", model: Model, precision: Precision, device: torch.device
+    queue: "Queue[Tensor | None]", model: GANomaly, precision: Precision, device: torch.device
 ) -> tuple[float, int]:
     """Score what comes; gives the seconds in which the device was busy, and the number of images."""
     events: list[tuple[Any, Any]] = []

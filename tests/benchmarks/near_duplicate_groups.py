@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ganomaly.evaluation.protocols import elpv, mnist
+from ganomaly.evaluation.datasets import elpv, mnist
 from ganomaly.images.preparation import read_image
 from ganomaly.images.recipe import Recipe
 from ganomaly.parts.near_duplicates import find_groups

@@ -13,10 +13,9 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from ganomaly.config import DetectorConfig
-from ganomaly.evaluation.paper.presets import ELPV_LIMITS, ELPV_SHORT, INSPECTION
-from ganomaly.evaluation.plan import Experiment, plan_jobs
-from ganomaly.evaluation.protocols import elpv
-from ganomaly.evaluation.trial import Outcome, deal_out, run_trial
+from ganomaly.evaluation.datasets import elpv
+from ganomaly.evaluation.paper.experiments import CELLS_SHORT, INSPECTION, Experiment, plan_jobs
+from ganomaly.evaluation.paper.jobs import Outcome, deal_out, run_job
 
 
 def in_precision(config: DetectorConfig, precision: str) -> DetectorConfig:
@@ -29,11 +28,11 @@ def in_precision(config: DetectorConfig, precision: str) -> DetectorConfig:
 def aurocs(line: str, seeds: tuple[int, ...], precision: str) -> dict[str, list[float]]:
     """AUROC of raw scores by method, a figure for each seed."""
     data = elpv("mono" if line == "elpv-mono" else "poly")
-    config = in_precision(ELPV_SHORT[line], precision)
+    config = in_precision(CELLS_SHORT, precision)
     found: dict[str, list[float]] = {}
-    for job in plan_jobs([Experiment(line, INSPECTION, seeds, ("ganomaly",), config, ELPV_LIMITS)]):
+    for job in plan_jobs([Experiment(line, INSPECTION, seeds, ("ganomaly",), config)]):
         images = deal_out(data, job)
-        (outcome,) = (event for event in run_trial(job, images, "auto") if isinstance(event, Outcome))
+        (outcome,) = (event for event in run_job(job, images, "auto") if isinstance(event, Outcome))
         for method, scores in outcome.scores.items():
             found.setdefault(method, []).append(float(roc_auc_score(images.abnormal_m, scores)))
     return found

@@ -48,7 +48,7 @@ recipe = {{size_px = 32}}
 network = {{features = 8, latent_size = 16}}
 training = {{epochs = 2, batch_size = 16}}
 quality = {{min_sharpness = 0.0}}
-calibration = {{calibrate_fraction = 0.4, fit_fraction = 0.2}}
+calibration = {{calibrate_fraction = 0.4, statistics_fraction = 0.2}}
 scoring = {{chunk_size = 64, shard_size = 500, lookback_days = 0}}
 """
 

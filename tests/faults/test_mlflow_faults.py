@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from ganomaly import Detector, DetectorConfig, DetectorFileError
-from tasks.registry.registry import ModelRegistry, ModelVersion, RegistryUnreachableError
+from tasks.registry.reaching import RegistryUnreachableError
+from tasks.registry.registry import ModelRegistry
+from tasks.registry.versions import ModelVersion
 
 LINE = "plates"
 NAME = f"ganomaly-{LINE}"

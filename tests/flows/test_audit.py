@@ -13,7 +13,7 @@ from deployments.commands.inspection import app
 from flows.score_batch import NightResult, score_batch
 from tasks.bucket.bucket import ObjectStore
 from tasks.night.score import pin_model
-from tasks.registry.registry import RegistryUnreachableError
+from tasks.registry.reaching import RegistryUnreachableError
 from tasks.store.store import ReportStore
 from tests.flows.plates import LINE, WEEK, key_of, plate
 

@@ -27,7 +27,7 @@ from tasks.bucket import bucket as object_store
 from tasks.bucket.bucket import ObjectStore
 from tasks.night.accounting import AccountingError
 from tasks.night.score import NoChampionError
-from tasks.registry.registry import ModelRegistryError
+from tasks.registry.reaching import ModelRegistryError
 from tasks.store.run import FailedImagesError
 from tasks.store.store import ReportStore
 from tasks.systems import Systems, open_systems

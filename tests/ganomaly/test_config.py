@@ -6,7 +6,6 @@ import pytest
 
 from ganomaly import ConfigError, DetectorConfig, load_config
 from ganomaly.images.recipe import Recipe
-from ganomaly.networks.build import ModelConfig
 from ganomaly.networks.training import TrainingConfig
 from ganomaly.scoring.calibration import CalibrationConfig
 
@@ -44,17 +43,13 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
         ("[recipe]\nsize_px = 40\n", ["recipe.size_px = 40", "multiple of 16"]),
         ("[recipe]\nsize_px = 16\n", ["recipe.size_px = 16", "greater than or equal to 32"]),
         ("[recipe]\nroi = [0, 0, 0, 5]\n", ["recipe.roi = ", "width and height at least 1"]),
-        ("[score]\nmethod = 'best'\n", ["score.method = 'best'", "'gaussian' or 'paper'"]),
+        ("[score]\nmethod = 'best'\n", ["score.method = 'best'", "'global' or 'paper'"]),
         ("[calibration]\nfalse_reject_rate = 1\n", ["calibration.false_reject_rate = 1", "less than 1"]),
-        ("[calibration]\ncalibrate_fraction = 0.95\n", ["calibrate_fraction + fit_fraction = 1.05", "less than 1"]),
-        ("recipe = 3\n", ["recipe = 3"]),
-        ("[model]\nkind = 'vae'\n", ["model.kind = 'vae'", "'ganomaly', 'egbad', 'anogan' or 'aae'"]),
-        ("[model]\nsearch_steps = 0\n", ["model.search_steps = 0", "greater than or equal to 1"]),
-        ("[model]\nfeature_weight = 2\n", ["model.feature_weight = 2", "less than or equal to 1"]),
         (
-            "[model]\nkind = 'aae'\n[score]\nmethod = 'gaussian'\n",
-            ["score.method = 'gaussian': a model of kind 'aae' has the score of its paper only", "leave score.method"],
+            "[calibration]\ncalibrate_fraction = 0.95\n",
+            ["calibrate_fraction + statistics_fraction = 1.05", "less than 1"],
         ),
+        ("recipe = 3\n", ["recipe = 3"]),
     ],
 )
 def test_mistakes_name_file_key_value_and_allowed(tmp_path: Path, content: str, wanted: list[str]) -> None:
@@ -84,18 +79,6 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         load_config(tmp_path / "bad.toml")
 
 
-@pytest.mark.parametrize("kind", ["egbad", "anogan", "aae"])
-def test_a_comparator_has_the_score_of_its_paper(tmp_path: Path, kind: str) -> None:
-    """A comparator would need a second setting to work at all, or be saved with a score that it does not have."""
-    path = tmp_path / "detector.toml"
-    path.write_text(f"[model]\nkind = '{kind}'\n")
-    config = load_config(path)
-    assert config.score.method == "paper"
-    assert DetectorConfig.model_validate(config.model_dump()) == config
-    assert DetectorConfig(model=ModelConfig(kind=kind)) == config
-    assert DetectorConfig().score.method == "fused"
-
-
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -107,7 +90,6 @@ def test_a_comparator_has_the_score_of_its_paper(tmp_path: Path, kind: str) -> N
         ("[recipe]\nillumination = 'local_contrast'\n", "pixels"),
         ("[recipe]\nwindow = 1.0\n", "pixels"),
         ("[network]\nfeatures = 8\n", "pixels"),
-        ("[model]\nkind = 'egbad'\n", "pixels"),
         ("input = 'pixels'\n", "pixels"),
     ],
 )
@@ -124,7 +106,7 @@ def test_the_input_is_what_a_file_speaks_of(content: str, expected: str, tmp_pat
     ("content", "wanted"),
     [
         ("input = 'features'\n[network]\nfeatures = 8\n", 'input = "features" has no use for [network]'),
-        ("input = 'features'\n[model]\nkind = 'egbad'\n[score]\nmethod = 'paper'\n", "no use for [model], [score]"),
+        ("input = 'features'\n[network]\nfeatures = 8\n[score]\nmethod = 'paper'\n", "no use for [network], [score]"),
         ("input = 'features'\n[recipe]\nresize = false\n", "no use for recipe.resize"),
         ("input = 'pixels'\n[features]\nstrides = [8]\n", 'input = "pixels" has no use for [features]'),
         ("input = 'pixels'\n[calibration]\ncross_fit = 'auto'\n", 'no use for calibration.cross_fit = "auto"'),

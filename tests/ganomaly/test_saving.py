@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from ganomaly import Detector, DetectorConfig, DetectorFileError
+from ganomaly.saving import FORMAT_VERSION
 
 DrawParts = Callable[..., list[np.ndarray]]
 FILES = ["calibration.safetensors", "detector.json", "weights.safetensors"]
@@ -119,7 +120,10 @@ def test_missing_and_truncated_files_are_named(copy: Path, name: str) -> None:
         Detector.load(copy, device="cpu")
 
 
-@pytest.mark.parametrize(("version", "fault"), [(8, "newer than 7.*upgrade"), (6, "older than 7.*train.*again")])
+@pytest.mark.parametrize(
+    ("version", "fault"),
+    [(FORMAT_VERSION + 1, "newer than.*upgrade"), (FORMAT_VERSION - 1, "older than.*train.*again")],
+)
 def test_another_format_says_what_to_do(copy: Path, version: int, fault: str) -> None:
     """An old program would misread a new detector, or a new program an old one."""
     document = json.loads((copy / "detector.json").read_bytes())
@@ -249,7 +253,7 @@ def test_a_malformed_tensor_file_is_refused(copy: Path, data: bytes) -> None:
     [
         ("weights.safetensors", {"generator__surplus": torch.zeros(1)}),
         ("calibration.safetensors", {"calibration__scores": torch.zeros(3, dtype=torch.bfloat16)}),
-        ("calibration.safetensors", {"gaussian__shrinkage": torch.zeros(2)}),
+        ("calibration.safetensors", {"global__centre": torch.zeros(2)}),
         ("calibration.safetensors", {"heat__limit": torch.zeros(2)}),
         ("calibration.safetensors", {"calibration__scores": torch.zeros(3)}),
     ],

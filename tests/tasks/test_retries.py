@@ -5,7 +5,7 @@ from prefect import flow, task
 
 from ganomaly import TrainingDataError
 from tasks.bucket.bucket import ObjectDeniedError, ObjectMissingError, ObjectStoreError
-from tasks.registry.registry import ModelRegistryError, RegistryUnreachableError
+from tasks.registry.reaching import ModelRegistryError, RegistryUnreachableError
 from tasks.steps import NETWORK_STEP, RETRY_DELAYS_S
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from torch import Tensor, nn
 
+from ganomaly.evaluation.paper.comparators import Comparator
 from ganomaly.networks.layers import Decoder, Encoder, NetworkConfig
 from ganomaly.networks.losses import discriminator_loss, generator_loss
-from ganomaly.networks.model import EVERYTHING, Judgement, Losses, Model, Wanted
+from ganomaly.networks.training import Losses
 
 
 class LatentDiscriminator(nn.Sequential):
@@ -27,7 +28,7 @@ class LatentDiscriminator(nn.Sequential):
         )
 
 
-class AAE(Model):
+class AAE(Comparator):
     """Encoder and decoder; the discriminator tells draws from the prior N(0, 1) from codes of images."""
 
     def __init__(self, size_px: int, channels: int, config: NetworkConfig) -> None:
@@ -48,8 +49,7 @@ class AAE(Model):
             contextual=F.mse_loss(self.decoder(z_bd), x_bchw),
         )
 
-    def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:  # noqa: ARG002
+    def score(self, x_bchw: Tensor) -> Tensor:
         """The mean squared error, which is what training makes small for normal images."""
-        x_hat_bchw = self.decoder(self.encoder(x_bchw))
-        score_b = (x_bchw - x_hat_bchw).square().flatten(1).mean(1)
-        return Judgement(score_b, x_hat_bchw, x_bchw.new_empty(len(x_bchw), 0))
+        x_hat_bchw: Tensor = self.decoder(self.encoder(x_bchw))
+        return (x_bchw - x_hat_bchw).square().flatten(1).mean(1)

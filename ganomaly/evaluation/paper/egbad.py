@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ganomaly.acceleration.convolutions import Convolution
+from ganomaly.evaluation.paper.comparators import Comparator, weighted_distance
 from ganomaly.networks.layers import Decoder, Encoder, FeaturePyramid, NetworkConfig
 from ganomaly.networks.losses import discriminator_loss
-from ganomaly.networks.model import EVERYTHING, Judgement, Losses, Model, Wanted, weighted_distance
+from ganomaly.networks.training import Losses
 
 
 class PairDiscriminatorOutput(NamedTuple):
@@ -60,13 +61,12 @@ def _drop_half(vectors_bk: Tensor, rng: torch.Generator | None) -> Tensor:
     return 2 * kept_bk * vectors_bk
 
 
-class EGBAD(Model):
+class EGBAD(Comparator):
     """Encoder E and generator G against the discriminator of pairs; noise is N(0, 1)."""
 
-    def __init__(self, size_px: int, channels: int, network: NetworkConfig, feature_weight: float) -> None:
+    def __init__(self, size_px: int, channels: int, network: NetworkConfig) -> None:
         super().__init__()
         self.latent_size = network.latent_size
-        self.feature_weight = feature_weight
         self.encoder = Encoder(size_px, channels, network)
         self.generator = Decoder(size_px, channels, network)
         self.discriminator = PairDiscriminator(size_px, channels, network)
@@ -81,11 +81,9 @@ class EGBAD(Model):
             adversarial=discriminator_loss(generated_b, encoded_b),  # the labels exchanged
         )
 
-    def judge(self, x_bchw: Tensor, wanted: Wanted = EVERYTHING) -> Judgement:  # noqa: ARG002
+    def score(self, x_bchw: Tensor) -> Tensor:
         """Distance to G(E(x)) in pixels and in the features of D, with the same code E(x) beside both images."""
         z_bd = self.encoder(x_bchw)
         x_hat_bchw = self.generator(z_bd)
         f_bk = self.discriminator(x_bchw, z_bd).features_bk
-        f_hat_bk = self.discriminator(x_hat_bchw, z_bd).features_bk
-        score_b = weighted_distance(x_bchw, x_hat_bchw, f_bk, f_hat_bk, self.feature_weight)
-        return Judgement(score_b, x_hat_bchw, x_bchw.new_empty(len(x_bchw), 0))
+        return weighted_distance(x_bchw, x_hat_bchw, f_bk, self.discriminator(x_hat_bchw, z_bd).features_bk)

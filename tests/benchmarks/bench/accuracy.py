@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from ganomaly.config import DetectorConfig
-from ganomaly.evaluation.paper.presets import ELPV_LIMITS, INSPECTION
-from ganomaly.evaluation.plan import Experiment, plan_jobs
-from ganomaly.evaluation.protocols import elpv
-from ganomaly.evaluation.trial import deal_out
+from ganomaly.evaluation.datasets import elpv
+from ganomaly.evaluation.paper.experiments import INSPECTION, Experiment, plan_jobs
+from ganomaly.evaluation.paper.jobs import deal_out
 from tests.benchmarks.bench.contest import FULL, OURS, Contestant
 from tests.benchmarks.bench.data import LINE
 from tests.benchmarks.bench.networks import Say
@@ -59,15 +58,15 @@ def split_file(folder: Path, size_px: int, seed: int) -> Path:
     path = folder / f"split-{LINE}-{size_px}-{seed}.npz"
     if not path.exists():
         config = DetectorConfig.model_validate({"recipe": {"size_px": size_px}})
-        (job,) = plan_jobs([Experiment(LINE, INSPECTION, (seed,), ("ganomaly",), config, ELPV_LIMITS)])
+        (job,) = plan_jobs([Experiment(LINE, INSPECTION, (seed,), ("ganomaly",), config)])
         images = deal_out(elpv("mono"), job)
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(
             path,
-            train=images.train_nhwc,
-            fit=images.fit_nhwc,
-            calibrate=images.calibrate_nhwc,
-            test=images.test_nhwc,
+            train=images.train,
+            fit=images.fit,
+            calibrate=images.calibrate,
+            test=images.test,
             abnormal=images.abnormal_m,
         )
     return path

@@ -28,7 +28,7 @@ def prepare(images: int) -> dict[str, Any]:
 
     from ganomaly import Detector
     from ganomaly.parts.roles import ROLES, plan_roles
-    from tasks.registry.registry import CHAMPION, model_name
+    from tasks.registry.versions import CHAMPION, model_name
     from tasks.systems import open_systems
 
     systems = open_systems(LINE)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ganomaly.acceleration import convolutions
 from ganomaly.acceleration.convolutions import Convolution, TransposedConvolution
 from ganomaly.acceleration.precision import arithmetic
-from ganomaly.networks.build import ModelConfig, build_model
-from ganomaly.networks.layers import NetworkConfig
+from ganomaly.networks.ganomaly import GANomaly
+from ganomaly.networks.layers import NetworkConfig, build
 from ganomaly.networks.training import Trainer, TrainingConfig
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_the_players_compute_their_own_weights_gradients_only(monkeypatch: pytes
         return real(fine, coarse, weight, geometry)
 
     monkeypatch.setattr(convolutions, "_weight_gradient", count)
-    model = build_model(32, 1, NetworkConfig(features=8), ModelConfig(), torch.Generator().manual_seed(0)).train()
+    model = build(lambda: GANomaly(32, 1, NetworkConfig(features=8)), torch.Generator().manual_seed(0)).train()
     trainer = Trainer(model, TrainingConfig(), torch.Generator().manual_seed(0), "bf16")
     trainer.step(torch.rand(4, 1, 32, 32) * 2 - 1)
     kernels = [p for player in (model.generator, model.discriminator) for p in player.parameters() if p.dim() == 4]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from deployments.commands.ganomaly import app
 from ganomaly import DetectorConfig, TrainingDataError
+from ganomaly.cli import app
 from ganomaly.evaluation.folders import DETECTOR, few, holds, read_folder, run_set
 from ganomaly.evaluation.metrics import aupimo
 from tests.ganomaly.parts_in_colour import CONFIG, HEIGHT, SCRATCH, WIDTH, draw
@@ -104,16 +104,6 @@ def test_another_layout_is_told(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["benchmark", str(tmp_path), "-o", str(tmp_path / "out")])
     assert done.exit_code == 1
     assert "Traceback" not in done.output
-
-
-def test_options_that_a_folder_has_no_use_for_are_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An option would do nothing, and nobody be told."""
-    monkeypatch.setattr("sys.argv", ["ganomaly"])
-    done = CliRunner().invoke(app, ["benchmark", str(folder), "--epochs", "3", "-o", str(tmp_path)])
-    assert done.exit_code == 1, done.output
-    assert "--epochs: is for the paper's comparison" in done.output
 
 
 def test_few_images_are_drawn_by_the_seed(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """The networks and their training: every size builds and learns, losses stay finite or training stops by name.
 
-Every test of training is of GANomaly; `test_models.py` has those of all methods.
+Every test of training is of GANomaly; `evaluation/paper/test_comparators.py` has those of all methods.
 """
 
 import numpy as np
@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from ganomaly.errors import TrainingDivergedError
-from ganomaly.networks.build import GANomaly, Losses, ModelConfig, build_model
+from ganomaly.networks.ganomaly import GANomaly
 from ganomaly.networks.layers import NetworkConfig, initialise, pyramid_sides
+from ganomaly.networks.layers import build as build_networks
 from ganomaly.networks.losses import adversarial_loss, contextual_loss, discriminator_loss, encoder_loss, generator_loss
-from ganomaly.networks.training import Trainer, TrainingConfig, to_input, train
+from ganomaly.networks.training import Losses, Trainer, TrainingConfig, to_input, train
 
 TINY = NetworkConfig(features=8, latent_size=16)
 CPU = torch.device("cpu")
@@ -20,9 +21,7 @@ CPU = torch.device("cpu")
 def build(size_px: int = 32, channels: int = 1) -> tuple[GANomaly, torch.Generator]:
     """Tiny networks and the random state they were drawn from."""
     rng = torch.Generator().manual_seed(0)
-    model = build_model(size_px, channels, TINY, ModelConfig(), rng)
-    assert isinstance(model, GANomaly)
-    return model, rng
+    return build_networks(lambda: GANomaly(size_px, channels, TINY), rng), rng
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -47,11 +47,11 @@ def leaks(plan: Plan, parts: np.ndarray) -> int:
 @given(st.lists(st.integers(0, 30).map(str), min_size=1, max_size=100), st.integers(0, 5), st.randoms())
 def test_views_of_a_part_stay_together(parts: list[str], seed: int, random: np.random.Generator) -> None:
     """A part's second view would calibrate a detector that was trained on its first one."""
-    roles = split_by_part(parts, fit_fraction=0.2, calibrate_fraction=0.3, seed=seed)
+    roles = split_by_part(parts, statistics_fraction=0.2, calibrate_fraction=0.3, seed=seed)
     assert len(set(zip(parts, roles.tolist(), strict=True))) == len(set(parts))
     order = list(range(len(parts)))
     random.shuffle(order)
-    again = split_by_part([parts[i] for i in order], fit_fraction=0.2, calibrate_fraction=0.3, seed=seed)
+    again = split_by_part([parts[i] for i in order], statistics_fraction=0.2, calibrate_fraction=0.3, seed=seed)
     assert again.tolist() == [roles[i] for i in order]  # whatever order the bucket lists them in
 
 
@@ -59,7 +59,7 @@ def test_views_of_a_part_stay_together(parts: list[str], seed: int, random: np.r
 def test_fractions_are_of_the_parts(fit: float, calibrate: float) -> None:
     """Fewer parts would be held out than the line's settings say."""
     parts = [str(i) for i in range(200)]
-    counts = Counter(split_by_part(parts, fit_fraction=fit, calibrate_fraction=calibrate, seed=0).tolist())
+    counts = Counter(split_by_part(parts, statistics_fraction=fit, calibrate_fraction=calibrate, seed=0).tolist())
     assert counts["fit"] == 200 * fit
     assert counts["calibrate"] == 200 * calibrate
     assert counts["train"] == 200 * (1 - fit - calibrate)
@@ -68,7 +68,9 @@ def test_fractions_are_of_the_parts(fit: float, calibrate: float) -> None:
 def test_seed_draws_the_split() -> None:
     """All seeds would share one calibration set, and their spread would be understated."""
     parts = [str(i) for i in range(100)]
-    first, second = (split_by_part(parts, fit_fraction=0.1, calibrate_fraction=0.2, seed=s).tolist() for s in (0, 1))
+    first, second = (
+        split_by_part(parts, statistics_fraction=0.1, calibrate_fraction=0.2, seed=s).tolist() for s in (0, 1)
+    )
     assert first != second
 
 
@@ -84,7 +86,7 @@ def test_unusable_images_get_no_role_and_count_for_nothing() -> None:
 
 def test_too_few_images_to_train_are_refused() -> None:
     """The networks would be trained on nothing."""
-    config = CalibrationConfig(false_reject_rate=0.5, calibrate_fraction=0.9, fit_fraction=0.05)
+    config = CalibrationConfig(false_reject_rate=0.5, calibrate_fraction=0.9, statistics_fraction=0.05)
     with pytest.raises(TrainingDataError, match="too few images to train: 1 of 10 usable ones"):
         plan_roles(usable(10), [str(i) for i in range(10)], config, seed=0)
 

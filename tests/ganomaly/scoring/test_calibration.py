@@ -211,8 +211,8 @@ def test_promise_names_its_confidence() -> None:
 
 def test_fractions_must_leave_images_for_training() -> None:
     """All images could be held out and none be left to learn from."""
-    with pytest.raises(ValidationError, match=r"calibrate_fraction \+ fit_fraction = 1.1"):
-        CalibrationConfig(calibrate_fraction=0.6, fit_fraction=0.5)
+    with pytest.raises(ValidationError, match=r"calibrate_fraction \+ statistics_fraction = 1.1"):
+        CalibrationConfig(calibrate_fraction=0.6, statistics_fraction=0.5)
 
 
 @pytest.mark.parametrize(("images", "calibration", "alpha"), [(153, 85, 0.05), (20_000, 2000, 0.01), (1, 19, 0.05)])

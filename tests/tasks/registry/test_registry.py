@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry.registry import DEFAULTS, ModelRegistry, RegistryUnreachableError, without_passwords
+from tasks.registry.reaching import DEFAULTS, RegistryUnreachableError, without_passwords
+from tasks.registry.registry import ModelRegistry
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,5 @@
+"""`python -m ganomaly.cli` is the command `ganomaly`."""
+
+from ganomaly.cli import app
+
+app()
