@@ -8,10 +8,10 @@ from prefect.logging import get_run_logger
 from tasks.lines.window import window_of
 from tasks.night.accounting import IngestCounts
 from tasks.night.fetching import in_shards
-from tasks.night.ingest import drop_recorded, ingest_shard, ingesting
+from tasks.night.ingest import drop_recorded, ingest_shard
 from tasks.night.listing import list_window
-from tasks.steps import name_run, unsearched
-from tasks.store.lease import wait_for_others
+from tasks.steps import name_run, quote
+from tasks.store.run import alone_on
 from tasks.systems import open_systems
 
 
@@ -19,8 +19,8 @@ from tasks.systems import open_systems
 def ingest_images(line: str, window_start: date | None = None, window_end: date | None = None) -> IngestCounts:
     """List a window's objects, fetch those not yet recorded, check that they can be judged, and record them.
 
-    Bad images never stop the flow: they are recorded with the reason. Running it again fetches only what is new, and
-    two at once share the work.
+    Bad images never stop the flow: they are recorded with the reason. Running it again fetches only what is new, and a
+    second run at once waits for the first.
 
     Args:
         line: the line, as in `deployments/lines/<line>.toml`.
@@ -30,18 +30,13 @@ def ingest_images(line: str, window_start: date | None = None, window_end: date 
     logger = get_run_logger()
     systems = open_systems(line)
     window = window_of(systems.line.timezone, window_start, window_end, runtime.flow_run.scheduled_start_time)
-    listing = list_window(systems, window)
-    todo = drop_recorded(systems, window, unsearched(listing))
-    counts = IngestCounts(listing.total, already_recorded=len(listing.images) - len(todo), unusable=len(listing.strays))
-    if todo:  # an ingest with nothing to do leaves the report store alone
-        with ingesting(systems) as owner:
-            while todo:
-                held = []
-                for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
-                    done = ingest_shard(systems, owner, unsearched(shard), f"{line} {number}")
-                    counts += done.counts
-                    held += done.held
-                todo = wait_for_others(held)
+    with alone_on(systems, "ingest", window):
+        listing = list_window(systems, window)
+        todo = drop_recorded(systems, window, quote(listing))
+        known = len(listing.images) - len(todo)
+        counts = IngestCounts(listing.total, already_recorded=known, unusable=len(listing.strays))
+        for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
+            counts += ingest_shard(systems, quote(shard), f"{line} {number}")
     for stray in listing.strays:
         logger.warning("%r %s: %s", stray.key, stray.reason, stray.detail)
     counts.reconcile()

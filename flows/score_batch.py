@@ -12,9 +12,8 @@ from tasks.night.fetching import in_shards
 from tasks.night.listing import list_window
 from tasks.night.score import drop_scored, pin_model, score_shard
 from tasks.report.publish import find_published, publish_report
-from tasks.steps import name_run, unsearched
-from tasks.store.lease import wait_for_others
-from tasks.store.run import find_unfinished, scoring_run
+from tasks.steps import name_run, quote
+from tasks.store.run import alone_on, find_unfinished, scoring_run
 from tasks.systems import open_systems
 
 
@@ -47,7 +46,7 @@ def score_batch(
 
     The model version is resolved once and judges the whole run; a window whose newest run did not complete goes on with
     that run's version. Every listed image ends as scored, already scored, unusable or failed. Running a finished window
-    again scores nothing and returns the report that is there; two runs at once share the work.
+    again scores nothing and returns the report that is there; a second run at once waits for the first.
 
     Args:
         line: the line, as in `deployments/lines/<line>.toml`.
@@ -59,21 +58,18 @@ def score_batch(
     logger = get_run_logger()
     systems = open_systems(line)
     window = window_of(systems.line.timezone, window_start, window_end, runtime.flow_run.scheduled_start_time)
-    model = pin_model(systems, model_version or find_unfinished(systems, window), device)
-    listing = list_window(systems, window)
-    plan = drop_scored(systems, window, unsearched(listing), model)
-    before = plan.counts(listing)
-    published = None if plan.todo else find_published(systems, window, model)
-    if published is not None:
-        logger.info("%s, %s: nothing new, the report is %s", line, window, published.report_key)
-        return NightResult(published.id, before, published.report_key or "", model.version.version)
-    with scoring_run(systems, window, listing, model, before, runtime.flow_run.id or "") as run:
-        todo = plan.todo
-        while todo:
-            held = []
-            for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
-                held += score_shard(systems, model, run, unsearched(shard), f"{line} {number}")
-            todo = wait_for_others(held)
-        run.report_key = publish_report(systems, model, run.row, unsearched(listing), run.counts)
+    with alone_on(systems, "score", window) as run_id:
+        model = pin_model(systems, model_version or find_unfinished(systems, window), device)
+        listing = list_window(systems, window)
+        plan = drop_scored(systems, window, quote(listing), model)
+        before = plan.counts(listing)
+        published = None if plan.todo else find_published(systems, window, model)
+        if published is not None:
+            logger.info("%s, %s: nothing new, the report is %s", line, window, published.report_key)
+            return NightResult(published.id, before, published.report_key or "", model.version.version)
+        with scoring_run(systems, run_id, window, listing, model, before, runtime.flow_run.id or "") as run:
+            for number, shard in enumerate(in_shards(plan.todo, systems.line.scoring.shard_size), start=1):
+                score_shard(systems, model, run, quote(shard), f"{line} {number}")
+            run.report_key = publish_report(systems, model, run.row, quote(listing), run.counts)
     logger.info("%s, %s: %s, report %s", line, window, run.counts, systems.objects.uri(run.report_key))
     return NightResult(run.row.id, run.counts, run.report_key, model.version.version)

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from tasks.lines.window import Window
-from tasks.steps import show_markdown, unsearched
+from tasks.steps import quote, show_markdown
 from tasks.systems import open_systems
 from tasks.training.train import (
     TrainedModel,
@@ -45,9 +45,9 @@ def train_ganomaly(
     config = with_overrides(systems.line.detector, epochs=epochs, seed=seed)
     window = Window(window_start or date.min, window_end or date.max) if window_start or window_end else None
     images = choose_normal_images(systems, window)
-    config = decide_recipe(systems, config, unsearched(images))
-    snapshot = take_snapshot(systems, config, unsearched(images))
-    model = train_detector(systems, config, unsearched(snapshot), device)
+    config = decide_recipe(systems, config, quote(images))
+    snapshot = take_snapshot(systems, config, quote(images))
+    model = train_detector(systems, config, quote(snapshot), device)
     alias = assign_alias(systems, model.version, who="flow train-ganomaly")
     logger.info("%s is @%s. %s", model.version.uri, alias, model.promise)
     show_markdown(model.as_markdown(alias), key=f"model-{line}", description=model.version.uri)

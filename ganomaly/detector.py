@@ -1,7 +1,6 @@
 """The detector: recipe, judge and calibration in one object that is trained, saved, loaded and scored with."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -223,15 +222,6 @@ class Detector:
     def _heat(self, map_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
         assert self.heat is not None
         return self.heat.heat(map_nhw)
-
-    @property
-    def batch_size(self) -> int:
-        """Number of images that are best scored together."""
-        return self.judge.batch_size
-
-    def scored_by_threads(self) -> AbstractContextManager[None]:
-        """For threads that score at the same time: those that begin in this block compute on one core each."""
-        return self.judge.scored_by_threads()
 
     def save(self, folder: str | Path) -> None:
         """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.saving`.

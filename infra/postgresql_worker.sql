@@ -7,4 +7,4 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO inspection_worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO inspection_worker;
 GRANT INSERT ON image, score, failure, review, promotion, scoring_run TO inspection_worker;
 GRANT UPDATE ON scoring_run TO inspection_worker;
-GRANT INSERT, UPDATE, DELETE ON lease, claim TO inspection_worker;
+GRANT INSERT, UPDATE, DELETE ON lease TO inspection_worker;

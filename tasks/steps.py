@@ -7,9 +7,9 @@ from prefect import runtime
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
-from prefect.utilities.annotations import quote
+from prefect.utilities import annotations
 
-from tasks.bucket.bucket import ObjectChangedError, ObjectDeniedError, ObjectMissingError, ObjectStoreError
+from tasks.bucket.failures import ObjectChangedError, ObjectDeniedError, ObjectMissingError, ObjectStoreError
 from tasks.registry.reaching import RegistryUnreachableError
 
 RETRY_DELAYS_S = [2, 10, 30]
@@ -40,13 +40,13 @@ NETWORK_STEP: dict[str, Any] = {
 _Value = TypeVar("_Value")
 
 
-def unsearched(value: _Value) -> _Value:
-    """A task's argument that Prefect hands over without looking into it.
+def quote(value: _Value) -> _Value:
+    """A task's argument that Prefect hands over without looking into it, typed as what the task gets.
 
     In any other, Prefect searches each object within for results of other tasks: for 20,000 images that takes most of a
     second, at every call.
     """
-    return cast("_Value", quote(value))
+    return cast("_Value", annotations.quote(value))
 
 
 def show_markdown(markdown: str, *, key: str, description: str) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tasks.bucket.bucket import ObjectStore
 from tasks.lines.line import LineConfig, load_line
+from tasks.process import set_up_process
 from tasks.registry.registry import ModelRegistry
 from tasks.settings import Settings
 from tasks.store.store import ReportStore
@@ -27,6 +28,7 @@ def open_systems(line: str) -> Systems:
         ConfigError: for a wrong setting or line file.
         SchemaError: if the report store's tables are older or newer than the code.
     """
+    set_up_process()
     settings = Settings()
     config = load_line(line, settings.lines_dir)
     store = ReportStore(settings.store_url)

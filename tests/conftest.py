@@ -17,6 +17,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from infra.local_s3 import LocalS3
 from tasks.bucket.bucket import ObjectStore
+from tasks.process import set_up_process
 from tasks.registry.registry import ModelRegistry
 from tasks.store.store import ReportStore
 
@@ -38,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--write-reliability`, see `faults/conftest.py`, and `--long`, see `faults/test_kills.py`."""
     parser.addoption("--write-reliability", action="store_true", help="write docs/reliability.md from the fault marks")
     parser.addoption("--long", action="store_true", help="let the database be away for a minute instead of seconds")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _process() -> None:
+    """The settings that every process of the pipeline has."""
+    set_up_process()
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +117,7 @@ def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_line_file(line: str, **tables: dict[str, Any]) -> Path:
     """Write a line file of a small, fast detector; tables given by name replace single settings."""
-    text = [f'line = "{line}"', 'timezone = "Europe/Berlin"']
+    text = [f'name = "{line}"', 'timezone = "Europe/Berlin"']
     for name, settings in SMALL_LINE.items():
         text.append(f"[{name}]")
         # a JSON scalar is a TOML scalar

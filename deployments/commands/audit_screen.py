@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tasks.audit.trace import Check, LineTrace, Trace, TracedImage, TracedModel
     from tasks.audit.verify import Recomputed, Verification
     from tasks.store.lookup import FlaggedDay
-    from tasks.store.store import Promotion, Review, ScoringRun, StoredFailure, StoredScore
+    from tasks.store.tables import Promotion, Review, ScoringRun, StoredFailure, StoredScore
 
 NOT_CHECKED = "not checked"
 LISTED = 20
@@ -231,7 +231,7 @@ def show_runs(screen: Console, line: str, runs: Sequence[ScoringRun]) -> None:
     _heading(screen, f"{line}: runs", "newest first")
     for run in runs:
         message = f"\n{_printable(run.message)}" if run.message else ""
-        rows = [
+        rows: list[tuple[str, Text | str]] = [
             ("state", _word(run.state).append(message)),
             ("window", f"{_window(run)}, version {run.model_version}, started {_time(run.started_at)}"),
             ("images", _counts(run)),

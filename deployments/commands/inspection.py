@@ -305,10 +305,12 @@ def log_paper(
 ) -> None:
     """Log the results of `ganomaly paper` to MLflow: a parent run, and a nested run for each row."""
     with _plain_errors():
+        from tasks.process import set_up_process
         from tasks.registry.paper_log import log_comparison
         from tasks.registry.registry import ModelRegistry
         from tasks.settings import Settings
 
+        set_up_process()
         settings = Settings()
         registry = ModelRegistry(settings.mlflow_tracking_uri, settings.mlflow_artifact_root)
         typer.echo(f"{log_comparison(registry, folder)} rows logged to {registry.address}")

@@ -118,10 +118,10 @@ def _run_line(line: str, folder: Path, console: Console) -> LineSummary:
 def _train_unless_trained(systems: "Systems") -> str:
     from flows.train_ganomaly import train_ganomaly
 
-    champion = systems.registry.champion(systems.line.line)
+    champion = systems.registry.champion(systems.line.name)
     if champion is not None:
         return f"{champion.uri} reused"
-    trained = train_ganomaly(systems.line.line, device="cpu")
+    trained = train_ganomaly(systems.line.name, device="cpu")
     return f"{trained.version.uri} from {sum(trained.images.values())} images"
 
 
@@ -131,11 +131,11 @@ def _summarise(systems: "Systems", night: "NightResult", bucket: Path, seconds: 
     from tasks.night.score import pin_model
     from tasks.training.evaluate import evaluate
 
-    line = systems.line.line
+    line = systems.line.name
     detector = pin_model.fn(systems, night.model_version, "cpu").detector
     calibration = detector.calibration
     assert calibration is not None
-    scores = systems.store.scores_of_window(line, LAST_DAY, LAST_DAY, night.model_version, calibration.id)
+    scores = systems.store.scores.of_window(line, LAST_DAY, LAST_DAY, night.model_version, calibration.id)
     truth = {cell.key: cell.defect_probability == 1 for cell in week_of(line) if cell.defect_probability in (0, 1)}
     found = evaluate(scores, truth)
     return LineSummary(

@@ -128,6 +128,7 @@ def broken_camera_frames(line: str, cells: list[Cell]) -> Iterator[tuple[str, by
     """Frames of the last day that nobody can judge: cut off, black, out of focus, and no image at all."""
     good = next(cell for cell in cells if cell.day == LAST_DAY and cell.defect_probability == 0).path.read_bytes()
     image = cv2.imdecode(np.frombuffer(good, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
     frames = {
         "frame9001": good[: len(good) // 2],
         "frame9002": _png(np.zeros_like(image)),

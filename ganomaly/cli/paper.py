@@ -106,7 +106,7 @@ def _run(jobs: "Sequence[Job]", sources: "dict[str, Callable[[], DataSet]]", out
 def _finish(jobs: "Sequence[Job]", output: Path) -> None:
     """Write tables and figures of all rows in the folder, and say what failed."""
     from ganomaly.evaluation.paper.figures import draw_all
-    from ganomaly.evaluation.paper.jobs import read_rows
+    from ganomaly.evaluation.paper.rows import read_rows
     from ganomaly.evaluation.paper.tables import write_csv, write_markdown
 
     rows = read_rows(output, jobs)

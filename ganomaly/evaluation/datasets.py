@@ -81,7 +81,7 @@ def cifar10(root: Path, *, download: bool = False) -> DataSet:
 
 def _torchvision(name: Literal["MNIST", "CIFAR10"], root: Path, download: bool) -> DataSet:
     # here: it takes a second, and only these two data sets need it
-    from torchvision import datasets  # type: ignore[import-untyped]  # noqa: PLC0415
+    from torchvision import datasets  # noqa: PLC0415
 
     try:
         halves: list[Any] = [getattr(datasets, name)(root, train=train, download=download) for train in (True, False)]

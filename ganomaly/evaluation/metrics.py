@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
+from sklearn.metrics import roc_auc_score
 
 Masks = Sequence[NDArray[np.bool_]] | NDArray[np.bool_]
 """(N, H, W), or N masks (H, W) of various sizes: True where the defect is."""

@@ -39,7 +39,7 @@ class CompiledEngine:
 
     def __init__(self, graph: bytes) -> None:
         try:
-            import onnxruntime  # type: ignore[import-untyped]  # noqa: PLC0415 - takes half a second
+            import onnxruntime  # noqa: PLC0415 - takes half a second
         except ModuleNotFoundError:
             raise ConfigError(
                 "onnxruntime, which runs the network, is not installed: pip install 'ganomaly-inspection[features]'"

@@ -15,6 +15,8 @@ from ganomaly.features.engine import Maps
 
 NEIGHBOURHOOD = 3
 """Each place speaks for as many places each way around it, as in PatchCore (section 3.1)."""
+EPOCH = 320
+"""Images of an epoch of training, drawn from all."""
 
 
 def vectors_of(maps: Maps) -> tuple[NDArray[np.float16], tuple[int, int]]:
@@ -99,3 +101,18 @@ class StoredVectors:
 def _images_in(file: Any, shape: tuple[int, int]) -> int:
     file.seek(0, 2)
     return int(file.tell()) // (2 * shape[0] * shape[1])
+
+
+class Drawn:
+    """An epoch of `EPOCH` images drawn from however many there are: training takes as long for 50 as for 50,000."""
+
+    def __init__(self, vectors: StoredVectors, rng: torch.Generator) -> None:
+        self._vectors = vectors
+        self._rng = rng
+
+    def __len__(self) -> int:
+        return EPOCH
+
+    def __getitem__(self, which: NDArray[np.intp], /) -> NDArray[np.float16]:
+        rows = torch.randint(len(self._vectors), (len(which),), generator=self._rng)
+        return self._vectors[rows.numpy()]

@@ -2,9 +2,7 @@
 
 An image is compared with a reference by brightness and edge strength: first all angles and shifts at once by Fourier
 transforms at 64 px, then the best few by Gauss-Newton steps at 64 and 128 px (inverse compositional, Baker and Matthews
-2004, "Lucas-Kanade 20 years on"). The reference is the mean of the good images, brought into one frame again and again.
-How far they turn and shift is learned as well: a part that lies upside down on a line where none does is not put right
-in silence.
+2004, "Lucas-Kanade 20 years on"). `ganomaly.images.frame` learns the reference.
 """
 
 import base64
@@ -30,26 +28,8 @@ STEP = 5.0
 MAX_SHIFT = 0.15
 """Of the longer side."""
 CANDIDATES = 4
-SAMPLE = 64
-"""Good images that suffice for a reference."""
-ROUNDS = 3
-FEWEST = 8
-"""Good images below which nothing is aligned."""
-MIN_GAIN, MIN_STEP = 0.25, 0.02
-"""Share of the disagreement of held-out good images, and correlation, that an alignment must gain."""
-MIN_AGREEMENT = 0.6
-"""Correlation of aligned good images, in brightness and in edges: with less there is no common shape."""
-MAX_WORSE = 0.1
-"""Share of the picture that may vary 1.5 times as much as before."""
 GROWTH, SLACK = 1.25, 0.01
 """By how much more than any good image seen an image may turn and shift, and shifts at least."""
-MIN_MARGIN = 0.4
-"""Quality below the usual one that is never called a failure: a defect, too, makes a part match less, and is to be
-flagged, not called unusable."""
-
-
-LEAST_SCORED = 0.4
-"""Share of the frame that all parts show, below which nothing is aligned unless the recipe asks for it."""
 
 
 class Transform(NamedTuple):
@@ -103,9 +83,10 @@ class Reference(BaseModel):
 
     def locate(self, image: NDArray[np.uint8]) -> tuple[Transform, float]:
         """Where the part lies in an image (H, W) or (H, W, 3) RGB, and how well it matches, in [-1, 1]."""
-        return self._locate(_look(image, self.shape))
+        return self.locate_look(look_at(image, self.shape))
 
-    def _locate(self, look_hwc: Floats) -> tuple[Transform, float]:
+    def locate_look(self, look_hwc: Floats) -> tuple[Transform, float]:
+        """`locate` of an image that was looked at, see `look_at`."""
         coarse, fine = self._levels
         height, width = coarse.reference_hwc.shape[:2]
         small_hwc = np.asarray(cv2.resize(look_hwc, (width, height), interpolation=cv2.INTER_AREA), np.float32)
@@ -209,91 +190,15 @@ def out_of_frame(map_hw: Floats, transform: Transform) -> Floats:
     return np.asarray(cv2.warpAffine(map_hw, _matrix(transform, map_hw.shape), size), np.float32)
 
 
-def fit_reference(images: Sequence[NDArray[np.uint8]], kind: Kind | Literal["auto"]) -> Reference | None:
-    """Learn the frame from images of good parts, (H, W) or (H, W, 3) RGB.
-
-    Args:
-        images: of one line.
-        kind: what parts do; "auto": the least that makes held-out good images agree, judged by the correlation of all
-            pairs of them.
-
-    Returns:
-        None where nothing is to be aligned: parts lie still, have no common shape, or are too few.
-    """
-    if len(images) < FEWEST:
-        return None
-    ratio = float(np.median([image.shape[1] / image.shape[0] for image in images]))
-    shape = max(8, round(FINE_PX * min(1.0, 1 / ratio))), max(8, round(FINE_PX * min(1.0, ratio)))
-    chosen = np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(int)
-    looks = [_look(images[at], shape) for at in chosen]
-    found = _decide(looks) if kind == "auto" else kind
-    reference = None if found is None else _build(looks, found)
-    if reference is not None and kind == "auto" and reference.always_inside(shape).mean() < LEAST_SCORED:
-        return None  # of what lies so far apart hardly anything would be judged
-    return reference
-
-
-def _decide(looks: Sequence[Floats]) -> Kind | None:
-    """The least alignment by which images that made no reference agree much better, None if none does."""
-    halves = [(looks[::2], looks[1::2]), (looks[1::2], looks[::2])]
-    weight_hw1 = _window(looks[0].shape)
-    still = [_variance(others, [STILL] * len(others)) for _, others in halves]
-    chosen: Kind | None = None
-    agreement = 1 - float((np.mean(still, 0) * weight_hw1).sum((0, 1)).mean())
-    kinds: tuple[Kind, ...] = ("shift", "rigid")
-    for kind in kinds:
-        references = [_build(seen, kind) for seen, _ in halves]
-        moved = [
-            _variance(others, [reference._locate(look)[0] for look in others])
-            for reference, (_, others) in zip(references, halves, strict=True)
-        ]
-        after_c = (np.mean(moved, 0) * weight_hw1).sum((0, 1))
-        worse = [
-            ((new > 1.5 * old + 0.02) * weight_hw1).sum((0, 1)).max() for new, old in zip(moved, still, strict=True)
-        ]
-        found = 1 - float(after_c.mean())
-        gained = found - agreement >= max(MIN_STEP, MIN_GAIN * (1 - agreement))
-        if gained and 1 - float(after_c.max()) >= MIN_AGREEMENT and float(np.mean(worse)) <= MAX_WORSE:
-            chosen, agreement = kind, found
-    return chosen
-
-
-def _build(looks: Sequence[Floats], kind: Kind) -> Reference:
-    """The mean of images in one frame: from the best of a few, aligned and averaged again and again."""
-    few = looks[:: max(1, len(looks) // 12)][:12]
-    seeds = [_reference(look, kind) for look in few[:6]]
-    reference = max(seeds, key=lambda one: float(np.median([one._locate(look)[1] for look in few])))
-    for _ in range(ROUNDS):
-        found = [reference._locate(look) for look in looks]
-        middle, spread = _robust([quality for _, quality in found])
-        kept = [
-            (look, where) for look, (where, quality) in zip(looks, found, strict=True) if quality >= middle - 3 * spread
-        ]
-        home = _centre([where for _, where in kept])
-        mean = np.mean([into_frame(look, _compose(where, home)) for look, where in kept], axis=0)
-        reference = _reference(mean.astype(np.float32), kind)
-    found = [reference._locate(look) for look in looks]
-    middle, spread = _robust([quality for _, quality in found])
-    limit = middle - max(MIN_MARGIN, 5 * spread)
-    usual = [where for where, quality in found if quality >= limit]
-    degrees = GROWTH * max(abs(where.degrees) for where in usual) + STEP
-    limits = {
-        "max_degrees": degrees if degrees < 90 else 180.0,
-        "max_x": min(GROWTH * max(abs(where.x) for where in usual) + SLACK, MAX_SHIFT),
-        "max_y": min(GROWTH * max(abs(where.y) for where in usual) + SLACK, MAX_SHIFT),
-        "min_quality": limit,
-    }
-    return Reference(kind=kind, shape=reference.shape, pixels=reference.pixels, **limits)
-
-
-def _reference(look_hwc: Floats, kind: Kind) -> Reference:
+def reference_of(look_hwc: Floats, kind: Kind) -> Reference:
+    """A reference that looks for anything that can be."""
     pixels = base64.b64encode(look_hwc.astype(np.float16).tobytes()).decode("ascii")
     shape = look_hwc.shape[0], look_hwc.shape[1]
     limits = {"max_degrees": 180, "max_x": MAX_SHIFT, "max_y": MAX_SHIFT, "min_quality": -1}
     return Reference(kind=kind, shape=shape, pixels=pixels, **limits)
 
 
-def _look(image: NDArray[np.uint8], shape: tuple[int, int]) -> Floats:
+def look_at(image: NDArray[np.uint8], shape: tuple[int, int]) -> Floats:
     """Brightness and edge strength of an image, (height, width, 2), each with mean 0 and deviation 1."""
     shrinks = image.shape[1] > shape[1]
     small = cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
@@ -304,7 +209,7 @@ def _look(image: NDArray[np.uint8], shape: tuple[int, int]) -> Floats:
     return np.asarray((both - both.mean((0, 1))) / (both.std((0, 1)) + 1e-6), np.float32)
 
 
-def _window(shape: Sequence[int]) -> Floats:
+def soft_ellipse(shape: Sequence[int]) -> Floats:
     """Weights (height, width, 1) that sum to 1 over a soft ellipse in the image."""
     rows, columns = np.linspace(-1, 1, shape[0])[:, None], np.linspace(-1, 1, shape[1])[None]
     weight = np.clip((1 - np.hypot(rows, columns)) / 0.15, 0, 1).astype(np.float32)[..., None]
@@ -312,7 +217,7 @@ def _window(shape: Sequence[int]) -> Floats:
     return weighted
 
 
-def _normalised(look_hwc: Floats, weight_hw1: Floats) -> Floats:
+def normalised(look_hwc: Floats, weight_hw1: Floats) -> Floats:
     """Channels with weighted mean 0 and weighted variance 1."""
     share = weight_hw1.ravel()
     centred = look_hwc.reshape(-1, look_hwc.shape[2])
@@ -321,8 +226,8 @@ def _normalised(look_hwc: Floats, weight_hw1: Floats) -> Floats:
 
 
 def _level(look_hwc: Floats, kind: Kind) -> _Level:
-    weight_hw1 = _window(look_hwc.shape)
-    reference_hwc = _normalised(look_hwc, weight_hw1)
+    weight_hw1 = soft_ellipse(look_hwc.shape)
+    reference_hwc = normalised(look_hwc, weight_hw1)
     gx, gy = np.gradient(reference_hwc, axis=1), np.gradient(reference_hwc, axis=0)
     height, width = reference_hwc.shape[:2]
     rows = np.arange(height)[:, None, None] - (height - 1) / 2
@@ -340,7 +245,7 @@ def _refine(level: _Level, look_hwc: Floats, start: Transform, rounds: int) -> t
     weighted = level.reference_hwc * level.weight_hw1
     best, quality, here = start, -1.0, start
     for _ in range(rounds + 1):
-        seen = _normalised(np.asarray(into_frame(look_hwc, here), np.float32), level.weight_hw1)
+        seen = normalised(np.asarray(into_frame(look_hwc, here), np.float32), level.weight_hw1)
         found = float(np.vdot(seen, weighted)) / seen.shape[2]
         if found > quality:
             best, quality = here, found
@@ -358,14 +263,6 @@ def _refine(level: _Level, look_hwc: Floats, start: Transform, rounds: int) -> t
     return best, quality
 
 
-def _variance(looks: Sequence[Floats], found: Sequence[Transform]) -> Floats:
-    """Variance at each place of images in one frame; its weighted sum is 1 - mean correlation of all pairs."""
-    weight_hw1 = _window(looks[0].shape)
-    moved = [_normalised(into_frame(look, where), weight_hw1) for look, where in zip(looks, found, strict=True)]
-    variance: Floats = np.var(moved, axis=0, ddof=1)
-    return variance
-
-
 def _matrix(transform: Transform, shape: Sequence[int]) -> NDArray[np.float64]:
     """The 2 x 3 matrix that takes a point of the reference to its place in an image of this size."""
     height, width = shape[:2]
@@ -377,31 +274,6 @@ def _matrix(transform: Transform, shape: Sequence[int]) -> NDArray[np.float64]:
             [sin, cos, cy - sin * cx - cos * cy + transform.y * side],
         ]
     )
-
-
-def _compose(outer: Transform, inner: Transform) -> Transform:
-    """First the inner one, then the outer one."""
-    cos, sin = math.cos(math.radians(outer.degrees)), math.sin(math.radians(outer.degrees))
-    return Transform(
-        outer.degrees + inner.degrees,
-        outer.x + cos * inner.x - sin * inner.y,
-        outer.y + sin * inner.x + cos * inner.y,
-    )
-
-
-def _centre(found: Sequence[Transform]) -> Transform:
-    """The frame in which these transforms move images least; angle 0 where they point anywhere."""
-    turns = np.exp(1j * np.radians([where.degrees for where in found]))
-    shifts = np.array([complex(where.x, where.y) for where in found])
-    offset = -np.mean(np.conj(turns) * shifts)
-    degrees = -float(np.degrees(np.angle(turns.mean()))) if abs(turns.mean()) > 0.7 else 0.0
-    return Transform(degrees, float(offset.real), float(offset.imag))
-
-
-def _robust(values: Sequence[float]) -> tuple[float, float]:
-    """Median, and the standard deviation that the median distance from it tells."""
-    middle = float(np.median(values))
-    return middle, 1.4826 * float(np.median(np.abs(np.array(values) - middle)))
 
 
 def _wrap(degrees: float) -> float:

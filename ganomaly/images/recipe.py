@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ganomaly.errors import ImageError, TrainingDataError
-from ganomaly.images.alignment import FEWEST, Reference, fit_reference, into_frame, out_of_frame
+from ganomaly.images.alignment import Reference, into_frame, out_of_frame
 from ganomaly.images.decoding import Pixels
+from ganomaly.images.frame import FEWEST, fit_reference
 from ganomaly.images.quality import MEASURED_SIDE_PX
 
 DEFAULT_PIXELS = 384 * 384

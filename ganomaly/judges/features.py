@@ -1,12 +1,9 @@
 """Judges images by the feature maps of a frozen network: GANomaly over them, and scores that see otherwise."""
 
 import copy
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,15 +11,15 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ganomaly.acceleration.cores import usable_cores
+from ganomaly.acceleration.cores import on_all_cores, usable_cores
 from ganomaly.acceleration.precision import Precision
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import TrainingDataError
 from ganomaly.features.backbone import Backbone, load_backbone, restore_backbone
 from ganomaly.features.engine import CompiledEngine, Engine, TorchEngine, export
-from ganomaly.features.extraction import FeatureStore, StoredVectors, vectors_of
+from ganomaly.features.extraction import Drawn, FeatureStore, StoredVectors, vectors_of
 from ganomaly.judges.judge import NOT_FITTED, PreparedImages, WorthAMap
-from ganomaly.networks.feature_ganomaly import FeatureGANomaly
+from ganomaly.networks.feature_ganomaly import FeatureGANomaly, one_cycle
 from ganomaly.networks.layers import initialise
 from ganomaly.networks.training import EpochStats, train
 from ganomaly.scoring.score import NormalMaps, as_maps, worst_places
@@ -30,9 +27,6 @@ from ganomaly.scoring.scores import FittedScores, below
 
 BATCH = 8
 """Images that are judged together, always: smaller batches are padded, so that a score depends on no other image."""
-EPOCH = 320
-"""Images of an epoch of training, drawn from all."""
-WARM_UP = 0.1
 LEAST_SCALE = 1e-4
 COPIES = 6
 """Of all covariances, that are in memory at once while they are fitted."""
@@ -40,6 +34,8 @@ MOST_BYTES = 8e9
 BACKBONE = "backbone."
 NETWORK = "network."
 GRAPH = "graph"
+
+_Found = TypeVar("_Found")
 
 
 class FeatureJudge:
@@ -66,7 +62,6 @@ class FeatureJudge:
         self._engine: Engine | None = None
         self._store: FeatureStore | None = None
         self._grid = (0, 0)
-        self._alone = True  # whether this judge may use all cores
         self.network: FeatureGANomaly | None = None
         self.fitted: tuple[FittedScores, ...] = ()
 
@@ -91,7 +86,7 @@ class FeatureJudge:
             return as_maps(x_blk.to(device), self._grid)
 
         settings = (self.config.training, self._rng, self.precision)
-        yield from train(self.network, _Drawn(vectors, self._rng), *settings, as_input, one_cycle)
+        yield from train(self.network, Drawn(vectors, self._rng), *settings, as_input, one_cycle)
 
     def fit(self, images_nhwc: PreparedImages) -> None:
         """Fit the scores on prepared normal images, uint8 (N, H, W, 3)."""
@@ -119,7 +114,7 @@ class FeatureJudge:
             fitted.append(self._fitted_on(vectors.some(outside)).to(self.device))
             for start in range(0, len(inside), BATCH):
                 rows = inside[start : start + BATCH]
-                maps_nhw[rows] = self._fused(vectors[rows], fitted[-1:])[0].numpy()
+                maps_nhw[rows] = _mean_maps(self._maps(vectors[rows], fitted[-1:]))[0].numpy()
         self.fitted = tuple(fitted)
         self._forget_vectors()
         return _to_raw(worst_places(torch.from_numpy(maps_nhw))), maps_nhw
@@ -130,21 +125,20 @@ class FeatureJudge:
 
     def raw_scores_by_method(self, images_nhwc: PreparedImages) -> dict[str, NDArray[np.float64]]:
         """The scores (N,) of all ways to judge, of prepared images, uint8 (N, H, W, 3), and "fused"."""
-        names = self._fitted()[0].scores
-        columns: dict[str, list[NDArray[np.float64]]] = {name: [] for name in ("fused", *names)}
-        for batch_nhwc in self._batches(images_nhwc):
+        names = list(self._fitted()[0].scores)
+
+        def judge(batch_nhwc: PreparedImages) -> list[NDArray[np.float64]]:
             maps = self._maps(self._vectors_of(batch_nhwc), self.fitted)
-            columns["fused"].append(_lowest(_mean_maps(maps)))
-            for name in names:
-                columns[name].append(_lowest(torch.stack([of_fit[name] for of_fit in maps])))
-        return {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in columns.items()}
+            alone = (_lowest(torch.stack([of_fit[name] for of_fit in maps])) for name in names)
+            return [_lowest(_mean_maps(maps)), *alone]
+
+        columns = zip(*self._for_each_batch(judge, images_nhwc), strict=True) if len(images_nhwc) else ()
+        found = {name: np.concatenate(parts) for name, parts in zip(["fused", *names], columns, strict=False)}
+        return found or dict.fromkeys(["fused", *names], np.empty(0))
 
     def maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
         """Maps (N, h, w) of prepared images, uint8 (N, H, W, 3)."""
-        found = [
-            self._fused(self._vectors_of(batch_nhwc), self._fitted()).mean(0).numpy()
-            for batch_nhwc in self._batches(images_nhwc)
-        ]
+        found = self._for_each_batch(lambda batch: self._fused(batch).mean(0).numpy(), images_nhwc)
         return np.concatenate(found) if found else np.empty((0, *self._grid), np.float32)
 
     def raw_scores_and_maps(
@@ -154,13 +148,14 @@ class FeatureJudge:
 
         Of several fits the lowest score counts: see `Calibration.guaranteed_rate`.
         """
-        judged: list[tuple[float, NDArray[np.float32] | None]] = []
-        for batch_nhwc in self._batches(images_nhwc):
-            maps_fbhw = self._fused(self._vectors_of(batch_nhwc), self._fitted())
+
+        def judge(batch_nhwc: PreparedImages) -> list[tuple[float, NDArray[np.float32] | None]]:
+            maps_fbhw = self._fused(batch_nhwc)
             raw_b = _lowest(maps_fbhw)
             rows = zip(raw_b.tolist(), maps_fbhw.mean(0).numpy(), worth_a_map(raw_b), strict=True)
-            judged += [(raw, map_hw if keep else None) for raw, map_hw, keep in rows]
-        return judged
+            return [(raw, map_hw if keep else None) for raw, map_hw, keep in rows]
+
+        return [one for batch in self._for_each_batch(judge, images_nhwc) for one in batch]
 
     def _maps(self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores]) -> list[dict[str, Tensor]]:
         """For each fit the map (B, h, w) of each of its scores, by name."""
@@ -175,26 +170,9 @@ class FeatureJudge:
             found.append({name: map_bhw.cpu() for name, map_bhw in maps.items()})
         return found
 
-    def _fused(self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores]) -> Tensor:
-        """For each fit the mean of its scores' maps, (F, B, h, w): all are in the same units."""
-        return _mean_maps(self._maps(vectors_blk, fitted))
-
-    @property
-    def batch_size(self) -> int:
-        """Number of images that are best judged together."""
-        return BATCH
-
-    @contextmanager
-    def scored_by_threads(self) -> Iterator[None]:
-        """For threads that score at the same time: those that begin in this block compute on one core each."""
-        self._started_engine()  # before several threads ask for it
-        before, self._alone = torch.get_num_threads(), False
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-            self._alone = True
+    def _fused(self, images_bhwc: PreparedImages) -> Tensor:
+        """For each fit the mean of its scores' maps of some images, (F, B, h, w): all are in the same units."""
+        return _mean_maps(self._maps(self._vectors_of(images_bhwc), self._fitted()))
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
@@ -316,12 +294,14 @@ class FeatureJudge:
         return vectors
 
     def _vectors_of(self, images_bhwc: PreparedImages) -> NDArray[np.float16]:
-        """Vectors (B, L, K) of some images, extracted on all cores unless other threads are at work, too."""
-        if not self._alone or len(images_bhwc) == 1:
-            return np.stack([self._vectors(image_hwc) for image_hwc in images_bhwc])
-        self._started_engine()
-        with ThreadPoolExecutor(usable_cores(), thread_name_prefix="extract") as pool:
-            return np.stack(list(pool.map(self._vectors, images_bhwc)))
+        """Vectors (B, L, K) of some images."""
+        return np.stack([self._vectors(image_hwc) for image_hwc in images_bhwc])
+
+    def _for_each_batch(self, work: Callable[[PreparedImages], _Found], images_nhwc: PreparedImages) -> list[_Found]:
+        """What the work makes of each batch of images, in order."""
+        self._fitted()
+        self._started_engine()  # before several threads ask for it
+        return on_all_cores(work, self._batches(images_nhwc), self.device)
 
     def _extracted(self, images_nhwc: PreparedImages) -> StoredVectors:
         if self._store is None:
@@ -337,28 +317,6 @@ class FeatureJudge:
     @staticmethod
     def _batches(images_nhwc: PreparedImages) -> Sequence[PreparedImages]:
         return [images_nhwc[start : start + BATCH] for start in range(0, len(images_nhwc), BATCH)]
-
-
-def one_cycle(done: float) -> float:
-    """A step size that grows for a tenth of the training and then shrinks to nothing (Smith 2018, arXiv 1803.09820)."""
-    if done < WARM_UP:
-        return (0.1 * WARM_UP + done) / (1.1 * WARM_UP)
-    return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
-
-
-class _Drawn:
-    """An epoch of `EPOCH` images drawn from however many there are: training takes as long for 50 as for 50,000."""
-
-    def __init__(self, vectors: StoredVectors, rng: torch.Generator) -> None:
-        self._vectors = vectors
-        self._rng = rng
-
-    def __len__(self) -> int:
-        return EPOCH
-
-    def __getitem__(self, which: NDArray[np.intp], /) -> NDArray[np.float16]:
-        rows = torch.randint(len(self._vectors), (len(which),), generator=self._rng)
-        return self._vectors[rows.numpy()]
 
 
 def _standard(vectors: StoredVectors) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """The contract between a detector and what judges its prepared images."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,13 +55,6 @@ class Judge(Protocol):
 
     precision: Precision
     """The arithmetic that scores are computed in."""
-
-    @property
-    def batch_size(self) -> int:
-        """Number of images that are best judged together."""
-
-    def scored_by_threads(self) -> AbstractContextManager[None]:
-        """For threads that score at the same time: those that begin in this block compute on one core each."""
 
     def weights(self) -> dict[str, Tensor]:
         """The networks' weights by name."""

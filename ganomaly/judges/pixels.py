@@ -1,8 +1,6 @@
 """Judges images by GANomaly over their pixels: the paper's networks, and scores of what they make of an image."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -10,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ganomaly.acceleration.cores import on_all_cores
 from ganomaly.acceleration.precision import Precision, choose_precision
 from ganomaly.acceleration.scoring_networks import for_scoring
 from ganomaly.config import DetectorConfig
@@ -125,24 +124,17 @@ class PixelJudge:
         return [one for batch in self._for_each_batch(judge, images_nhwc) for one in batch]
 
     def _for_each_batch(self, work: Callable[[Measured, int], _Found], images_nhwc: PreparedImages) -> list[_Found]:
-        """What the work makes of each batch and the number of its images, in order; on a CPU several at once.
-
-        Each computes on one core: torch's own threads would wait for each other within every layer. The results are the
-        same bit by bit.
-        """
+        """What the work makes of each batch and the number of its images, in order."""
         if self.statistics is None:
             raise ValueError(NOT_FITTED)
         statistics = self.statistics
-        batches, threads = self._batches(np.asarray(images_nhwc)), torch.get_num_threads()
+        self._make_scoring_model()  # before several threads ask for it
 
         @torch.no_grad()
         def judge(batch_bhwc: NDArray[np.uint8]) -> _Found:
             return work(statistics.measure(self._pass(batch_bhwc)), len(batch_bhwc))
 
-        if self.device.type != "cpu" or threads == 1 or len(batches) < 2:
-            return [judge(batch) for batch in batches]
-        with self.scored_by_threads(), ThreadPoolExecutor(threads, thread_name_prefix="judge") as pool:
-            return list(pool.map(judge, batches))
+        return on_all_cores(judge, self._batches(np.asarray(images_nhwc)), self.device)
 
     def _passes(self, images_nhwc: NDArray[np.uint8]) -> Iterator[tuple[Pass, int]]:
         """Batches of images on their way through the networks, and how many of each are no padding."""
@@ -157,17 +149,6 @@ class PixelJudge:
     def _batches(self, images_nhwc: NDArray[np.uint8]) -> Sequence[NDArray[np.uint8]]:
         size = self.batch_size
         return [images_nhwc[start : start + size] for start in range(0, len(images_nhwc), size)]
-
-    @contextmanager
-    def scored_by_threads(self) -> Iterator[None]:
-        """For threads that score at the same time: those that begin in this block compute on one core each."""
-        self._make_scoring_model()  # before several threads ask for it
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     @property
     def batch_size(self) -> int:

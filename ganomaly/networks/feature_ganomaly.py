@@ -7,6 +7,7 @@ tell anything, so the generator gets them with noise and without some channels, 
 and from the rest of the part.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ NOISE = 0.2
 """Deviation of what is added to the input, which has deviation 1."""
 DROPPED = 0.1
 """Share of the channels that the input lacks."""
+WARM_UP = 0.1
+"""Share of the training in which the step size grows."""
 
 
 class MapOutput(NamedTuple):
@@ -161,3 +164,10 @@ def _corrupted(x_bkhw: Tensor, rng: torch.Generator) -> Tensor:
     noise = NOISE * torch.randn(x_bkhw.shape, generator=rng).to(x_bkhw.device)
     kept = torch.rand((*x_bkhw.shape[:2], 1, 1), generator=rng).to(x_bkhw.device) > DROPPED
     return (x_bkhw + noise) * kept
+
+
+def one_cycle(done: float) -> float:
+    """A step size that grows for a tenth of the training and then shrinks to nothing (Smith 2018, arXiv 1803.09820)."""
+    if done < WARM_UP:
+        return (0.1 * WARM_UP + done) / (1.1 * WARM_UP)
+    return 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))

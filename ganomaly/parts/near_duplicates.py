@@ -24,23 +24,16 @@ from typing import Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array  # type: ignore[import-untyped]
-from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-Floats = NDArray[np.float32]
+from ganomaly.parts.registration import Floats, inner_of, limits_of, register, standard, unit, warp
+
 Indices = NDArray[np.intp]
 
 SIDE_PX = 64
 """Larger images are shrunk to this: noise averages out, what tells parts apart stays."""
 BLUR_PX = 1.2
-MARGIN = 0.09
-"""Share of a side that is not compared: it comes and goes with shift and crop."""
-REACH = 0.08
-"""Largest shift as a fraction of the side; growth and turn move the middle of a border by at most half of it."""
-STEPS = 4
-DAMPING = 0.01
-"""Directions in which an image has hardly any structure move it nowhere."""
-LOWEST_CONTRAST = 0.3
 ROUNDS = 2
 """How often the sample is moved onto its mean image and the mean image drawn again."""
 
@@ -155,63 +148,6 @@ def _blocks(n: int) -> Iterator[slice]:
     return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
 
 
-def _inner(views_kss: Floats) -> Floats:
-    """The middle of each image, mean 0 and length 1 (0 for an image of one grey level): float32 (K, F)."""
-    margin = max(2, round(MARGIN * views_kss.shape[1]))
-    inner = views_kss[:, margin:-margin, margin:-margin].reshape(len(views_kss), -1)
-    return _unit(inner - inner.mean(axis=1, keepdims=True))
-
-
-def _unit(vectors: Floats) -> Floats:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Floats = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6)
-    return unit
-
-
-def _limits(side: int) -> Floats:
-    return np.array([REACH, REACH, REACH / 2, REACH / 2], np.float32) * side
-
-
-def _warp(views_kss: Floats, warps_k4: Floats) -> Floats:
-    """Move images by shift x, shift y, growth and turn, all in pixels (the last two: of the middle of a border)."""
-    side = views_kss.shape[1]
-    middle, half = (side - 1) / 2, side / 2
-    moved = np.empty_like(views_kss)
-    for view, (right, down, growth, turn), target in zip(views_kss, warps_k4.tolist(), moved, strict=True):
-        a, b = 1 + growth / half, turn / half
-        matrix = np.array([[a, -b, right + middle * (1 - a + b)], [b, a, down + middle * (1 - a - b)]])
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        cv2.warpAffine(view, matrix, (side, side), dst=target, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return moved
-
-
-def _steepest(targets_kss: Floats) -> tuple[Floats, Floats]:
-    """For targets (K, s, s): their inner vectors (K, F) and the matrices (K, 4, F) from an error to a step."""
-    side = targets_kss.shape[1]
-    margin = max(2, round(MARGIN * side))
-    inner = targets_kss[:, margin:-margin, margin:-margin]
-    deviation = np.maximum(inner.std(axis=(1, 2), keepdims=True), 1e-6)
-    right = np.gradient(targets_kss / deviation, axis=2)[:, margin:-margin, margin:-margin]
-    down = np.gradient(targets_kss / deviation, axis=1)[:, margin:-margin, margin:-margin]
-    y, x = (np.mgrid[margin : side - margin, margin : side - margin].astype(np.float32) - (side - 1) / 2) / (side / 2)
-    jacobian = np.stack([right, down, right * x + down * y, down * x - right * y], axis=1)
-    jacobian = jacobian.reshape(len(targets_kss), 4, -1) / np.sqrt(np.float32(jacobian[0, 0].size))
-    hessian = jacobian @ jacobian.transpose(0, 2, 1) + DAMPING * np.eye(4, dtype=np.float32)
-    return _inner(targets_kss), np.linalg.inv(hessian) @ jacobian
-
-
-def _register(views_kss: Floats, targets_kss: Floats, warps_k4: Floats, limits_4: Floats) -> Floats:
-    """Warps that move the views onto the targets (K or 1, s, s), beginning with those given: float32 (K, 4)."""
-    goal, steps = _steepest(targets_kss)
-    for _ in range(STEPS):
-        moved = _inner(_warp(views_kss, warps_k4))
-        contrast = (moved * goal).sum(axis=1, keepdims=True)
-        error = moved - contrast * goal
-        warps_k4 = warps_k4 - (steps @ error[:, :, None])[:, :, 0] / np.maximum(contrast, LOWEST_CONTRAST)
-        warps_k4 = np.clip(warps_k4, -limits_4, limits_4)
-    return warps_k4
-
-
 @dataclass(frozen=True)
 class _Space:
     """Vectors without what all images of the line share, each direction in units of the line's variation.
@@ -239,12 +175,12 @@ class _Space:
 
     def embed(self, inner_kf: Floats) -> Floats:
         """Vectors of length 1, float32 (K, D)."""
-        return _unit(np.asarray((inner_kf - self.mean_f) @ self.basis_fd, np.float32))
+        return unit(np.asarray((inner_kf - self.mean_f) @ self.basis_fd, np.float32))
 
 
 def _unlike(inner_nf: Floats) -> Indices:
     """Images of which no two correlate by ALIKE or more once the mean is removed."""
-    residual = _unit(inner_nf - inner_nf.mean(axis=0))
+    residual = unit(inner_nf - inner_nf.mean(axis=0))
     correlation = residual @ residual.T
     free = np.linalg.norm(residual, axis=1) > 0
     kept = []
@@ -281,19 +217,19 @@ class _Line:
         chosen = np.linspace(0, len(gallery) - 1, min(len(gallery), SAMPLE)).astype(np.intp)
         views = gallery[chosen]
         few = views[np.linspace(0, len(views) - 1, min(len(views), TEMPLATE_SAMPLE)).astype(np.intp)]
-        template = _standard(few).mean(axis=0, keepdims=True)
+        template = standard(few).mean(axis=0, keepdims=True)
         for _ in range(ROUNDS):
-            template = _standard(_warp(few, _onto(few, template))).mean(axis=0, keepdims=True)
+            template = standard(warp(few, _onto(few, template))).mean(axis=0, keepdims=True)
         warps = np.concatenate([_onto(views[block], template) for block in _blocks(len(views))])
-        inner = _inner(_warp(views, warps))
+        inner = inner_of(warp(views, warps))
         unlike = _unlike(inner)
         if len(unlike) < 2:
             return None
-        line = cls(template, _Space.learn(inner), _Space.learn(_inner(views)), inner[unlike].mean(axis=0), False)
+        line = cls(template, _Space.learn(inner), _Space.learn(inner_of(views)), inner[unlike].mean(axis=0), False)
         return replace(line, distinct=line._is_distinct(gallery, chosen, warps, inner))
 
     def _is_distinct(self, gallery: _Gallery, chosen: Indices, warps_k4: Floats, inner_kf: Floats) -> bool:
-        vectors = _unit(inner_kf - self.parts_mean_f)
+        vectors = unit(inner_kf - self.parts_mean_f)
         first, second = np.nonzero(np.triu(vectors @ vectors.T >= CANDIDATE, 1))
         tried = np.linspace(0, len(first) - 1, min(len(first), TRIED_PAIRS)).astype(np.intp)
         pairs = np.stack([first[tried], second[tried]], axis=1)
@@ -325,11 +261,11 @@ class _Line:
         cosines = [np.empty((0, 2), np.float32)]
         for block in _blocks(len(pairs_p2)):
             first, second = pairs_p2[block].T
-            targets, views = _warp(gallery[first], warps_n4[first]), gallery[second]
-            warps = _register(views, targets, warps_n4[second], 1.5 * _limits(views.shape[1]))
-            left, right = _inner(targets), _inner(_warp(views, warps))
+            targets, views = warp(gallery[first], warps_n4[first]), gallery[second]
+            warps = register(views, targets, warps_n4[second], 1.5 * limits_of(views.shape[1]))
+            left, right = inner_of(targets), inner_of(warp(views, warps))
             whitened = (self.aligned.embed(left) * self.aligned.embed(right)).sum(axis=1)
-            plain = (_unit(left - self.parts_mean_f) * _unit(right - self.parts_mean_f)).sum(axis=1)
+            plain = (unit(left - self.parts_mean_f) * unit(right - self.parts_mean_f)).sum(axis=1)
             cosines.append(np.stack([whitened, plain], axis=1))
         return np.concatenate(cosines)
 
@@ -340,19 +276,12 @@ def _share_between(cosines_p: Floats, unlike: float, alike: float) -> float:
     return (int((cosines_p >= unlike).sum()) - n_alike) / max(1, n_alike)
 
 
-def _standard(views_kss: Floats) -> Floats:
-    """Images of mean 0 and deviation 1."""
-    centred = views_kss - views_kss.mean(axis=(1, 2), keepdims=True)
-    standard: Floats = centred / np.maximum(centred.std(axis=(1, 2), keepdims=True), 1e-6)
-    return standard
-
-
 def _onto(views_kss: Floats, template_1ss: Floats) -> Floats:
     """Warps onto the line's mean image, float32 (K, 4); none for an image that does not come to resemble it more."""
     still = np.zeros((len(views_kss), 4), np.float32)
-    warps = _register(views_kss, template_1ss, still, _limits(views_kss.shape[1]))
-    goal = _inner(template_1ss)[0]
-    better = _inner(_warp(views_kss, warps)) @ goal > _inner(views_kss) @ goal
+    warps = register(views_kss, template_1ss, still, limits_of(views_kss.shape[1]))
+    goal = inner_of(template_1ss)[0]
+    better = inner_of(warp(views_kss, warps)) @ goal > inner_of(views_kss) @ goal
     return np.where(better[:, None], warps, still)
 
 
@@ -362,9 +291,9 @@ def _embed_all(gallery: _Gallery, line: _Line) -> tuple[Floats, Floats, Floats]:
     for block in _blocks(len(gallery)):
         views = gallery[block]
         warps.append(_onto(views, line.template_1ss))
-        aligned.append(line.aligned.embed(_inner(_warp(views, warps[-1])))[:, :SEARCHED])
-        as_is.append(line.as_is.embed(_inner(views))[:, :SEARCHED])
-    return np.concatenate(warps), _unit(np.concatenate(aligned)), _unit(np.concatenate(as_is))
+        aligned.append(line.aligned.embed(inner_of(warp(views, warps[-1])))[:, :SEARCHED])
+        as_is.append(line.as_is.embed(inner_of(views))[:, :SEARCHED])
+    return np.concatenate(warps), unit(np.concatenate(aligned)), unit(np.concatenate(as_is))
 
 
 def _candidates(vectors_nd: Floats) -> Indices:

@@ -17,7 +17,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.special import bdtr  # type: ignore[import-untyped]
+from scipy.special import bdtr
 
 from ganomaly.errors import TrainingDataError
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from tasks.errors import OperatingError
 from tasks.store.lookup import Archive, nothing_recorded
-from tasks.store.store import Finding, Review, StoredImage, StoredScore
+from tasks.store.tables import Finding, Review, StoredImage, StoredScore
 
 
 class ReviewError(OperatingError):
@@ -41,13 +41,13 @@ def record_finding(
     """
     if not who.strip():
         raise ReviewError(f"who = {who!r}: a finding needs the name of the person who found it; give --who NAME")
-    images = archive.store.find_images(part_or_key, line)
+    images = archive.store.images.find(part_or_key, line)
     if not images:
         raise nothing_recorded(archive, part_or_key, line)
     newest = {image.key: image for image in sorted(images, key=lambda image: (image.captured_at, image.id))}
-    verdicts = {v.image_id: v for v in archive.store.verdicts_of([image.id for image in newest.values()])}
+    verdicts = {v.image_id: v for v in archive.store.scores.of_images([image.id for image in newest.values()])}
     image = max(newest.values(), key=lambda image: (_badness(verdicts.get(image.id)), image.captured_at))
-    recorded = archive.store.record_review(line, image.id, finding, who.strip(), note)
+    recorded = archive.store.decisions.record_review(line, image.id, finding, who.strip(), note)
     verdict = verdicts.get(image.id)
     return ReviewOutcome(recorded, image, verdict, _meaning(finding, verdict))
 

@@ -14,19 +14,12 @@ import pandas as pd
 
 from ganomaly.detector import Detector
 from ganomaly.errors import DetectorFileError
-from tasks.bucket.bucket import ObjectStoreError
+from tasks.bucket.failures import ObjectStoreError
 from tasks.registry.reaching import ModelRegistryError, RegistryUnreachableError
 from tasks.registry.registry import ModelRegistry
 from tasks.registry.versions import ModelVersion, model_name
 from tasks.store.lookup import Archive, lines_of, nothing_recorded
-from tasks.store.store import (
-    Promotion,
-    Review,
-    ScoringRun,
-    StoredFailure,
-    StoredImage,
-    StoredScore,
-)
+from tasks.store.tables import Promotion, Review, ScoringRun, StoredFailure, StoredImage, StoredScore
 from tasks.training.snapshot import snapshot_id
 
 NOT_CHECKED = "not checked"
@@ -182,10 +175,10 @@ def trace(archive: Archive, part_or_key: str, line: str | None = None) -> Trace:
     Raises:
         NothingRecordedError: if there is nothing; says what was looked for and where, and the nearest way out.
     """
-    images = archive.store.find_images(part_or_key, line)
+    images = archive.store.images.find(part_or_key, line)
     lines = list(dict.fromkeys(image.line for image in images))
     if not lines:  # a key that failed every time has no image
-        lines = [name for name in lines_of(archive, line) if archive.store.failures_of_keys(name, [part_or_key])]
+        lines = [name for name in lines_of(archive, line) if archive.store.runs.failures_of_keys(name, [part_or_key])]
     if not lines:
         raise nothing_recorded(archive, part_or_key, line)
     tracer = _Tracer(archive)
@@ -208,10 +201,10 @@ class _Tracer:
     def trace_line(self, line: str, images: Sequence[StoredImage], asked: str) -> LineTrace:
         store = self._archive.store
         ids = [image.id for image in images]
-        verdicts, reviews = store.verdicts_of(ids), store.reviews_of(ids)
-        failures = store.failures_of_keys(line, list(dict.fromkeys(image.key for image in images)) or [asked])
+        verdicts, reviews = store.scores.of_images(ids), store.decisions.reviews(ids)
+        failures = store.runs.failures_of_keys(line, list(dict.fromkeys(image.key for image in images)) or [asked])
         named = [verdict.run_id for verdict in verdicts] + [failure.run_id for failure in failures]
-        runs = sorted((store.run(run_id) for run_id in set(named)), key=lambda run: run.started_at)
+        runs = sorted((store.runs.get(run_id) for run_id in set(named)), key=lambda run: run.started_at)
         models = self._trace_models(line, verdicts, runs)
         return LineTrace(
             line,
@@ -247,7 +240,7 @@ class _Tracer:
         self, line: str, verdicts: Sequence[StoredScore], runs: Sequence[ScoringRun]
     ) -> list[tuple[TracedModel, pd.DataFrame | None]]:
         """The versions that judged, and the champion: an image that only trained was judged by none."""
-        promotions = self._archive.store.promotions(line)
+        promotions = self._archive.store.decisions.promotions(line)
         snapshots = {run.model_version: run.snapshot_id for run in runs}
         detectors = dict.fromkeys((verdict.model_version, verdict.calibration_id) for verdict in verdicts)
         champion = next((p.version for p in reversed(promotions) if p.alias == "champion"), None)

@@ -11,11 +11,11 @@ from ganomaly.detector import Detector, ImageScore, pick_device
 from ganomaly.scoring.calibration import Calibration
 from tasks.audit.trace import open_registry
 from tasks.errors import OperatingError
-from tasks.night.fetching import FailedImage, FetchedImage, fetch_images, in_chunks
+from tasks.night.fetching import FailedImage, FetchedImage, fetch_images
 from tasks.night.listing import ListedImage
 from tasks.registry.versions import model_name
 from tasks.store.lookup import Archive
-from tasks.store.store import ScoringRun, StoredImage, StoredScore
+from tasks.store.tables import ScoringRun, StoredImage, StoredScore
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.03}
 """Largest relative difference of two raw scores that count as equal, by what the networks compute in.
@@ -104,26 +104,23 @@ def verify_run(archive: Archive, run_id: str, n: int, seed: int, device: str) ->
         DetectorFileError: if the model's files were altered.
     """
     run = _find_run(archive, run_id)
-    sample = archive.store.sample_of_run(run.id, n, seed)
+    sample = archive.store.scores.sample(run.id, n, seed)
     if not sample:
         raise VerificationError(
             f"run {run.id} ({run.state}) judged no image itself: {run.already_scored} were scored before, "
             f"{run.unusable} are unusable; verify the run that did, see `inspection runs {run.line}`"
         )
     detector = _load(archive, run, device)
-    judged = {stored.image_id: stored for stored in sample}
-    records = [_record_of(archive, stored) for stored in sample]
-    images = [
-        image
-        for chunk in in_chunks(records, CHUNK)
-        for image in _recompute(archive, detector, [judged[record.id] for record in chunk], chunk)
-    ]
+    images = []
+    for start in range(0, len(sample), CHUNK):
+        chunk = sample[start : start + CHUNK]
+        images += _recompute(archive, detector, chunk, [_record_of(archive, stored) for stored in chunk])
     return Verification(run, seed, str(detector.device), TOLERANCES[detector.judge.precision], tuple(images))
 
 
 def _find_run(archive: Archive, run_id: str) -> ScoringRun:
     try:
-        return archive.store.run(run_id)
+        return archive.store.runs.get(run_id)
     except LookupError:
         raise VerificationError(
             f"{archive.address} has no run {run_id!r}; `inspection runs LINE` lists a line's runs, and the "
@@ -185,7 +182,7 @@ def _without_score(stored: StoredScore, record: StoredImage, image: FetchedImage
 
 
 def _record_of(archive: Archive, stored: StoredScore) -> StoredImage:
-    return next(i for i in archive.store.find_images(stored.key, stored.line) if i.id == stored.image_id)
+    return next(i for i in archive.store.images.find(stored.key, stored.line) if i.id == stored.image_id)
 
 
 def compare(stored: StoredScore, score: ImageScore, calibration: Calibration, tolerance: float) -> Recomputed:
@@ -194,6 +191,10 @@ def compare(stored: StoredScore, score: ImageScore, calibration: Calibration, to
     Raw scores may differ by the tolerance, relatively. p-value, normalised score and verdict must be exactly what the
     calibration makes of the stored raw score: they tell of a changed row where the tolerance is wide.
     """
+    assert score.raw is not None
+    assert stored.raw_score is not None
+    assert stored.p_value is not None
+    assert stored.normalised_score is not None
     difference = abs(score.raw - stored.raw_score) / max(abs(score.raw), abs(stored.raw_score), 1e-12)
     wrong = []
     if not difference <= tolerance:

@@ -1,4 +1,4 @@
-"""The bucket: list, read and write objects. The only module that imports boto3 and obstore.
+"""The bucket: list, read and write objects. Only this package imports boto3 and obstore.
 
 It works with Amazon S3 and with anything that speaks its protocol. Two habits make up for servers that speak less of
 it: what a conditional request asks for is checked again on the answer, and newer checksum headers are sent to Amazon
@@ -14,129 +14,49 @@ and believed only if all is well; whatever else happens, boto3 asks again, names
 """
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from hashlib import md5
+from datetime import UTC, datetime
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import boto3
 import botocore.session
 from botocore.client import BaseClient
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
-from botocore.exceptions import (
-    ConnectionError as NoConnectionError,
-)
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import parse_timestamp
-from obstore.store import S3Store
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
-from urllib3.exceptions import HTTPError
 
-from tasks.errors import OperatingError
+from tasks.bucket.failures import (
+    ERRORS,
+    EXPIRED,
+    BadAnswerError,
+    ObjectChangedError,
+    ObjectMissingError,
+    ObjectStoreError,
+    WrongBytesError,
+    code_of,
+    failure_of,
+    may_pass,
+    one_line,
+)
+from tasks.bucket.fast_transfers import FastTransfers
+from tasks.bucket.habits import EtagCheck, Outage
 
 CONNECT_TIMEOUT_S = 5
 FIRST_WAIT_S = 0.5  # at most; three times as long before each further attempt: one hiccup costs little time,
 LONGEST_WAIT_S = 15  # and five attempts together outlast a restart of the server more often than not
-OUTAGE_S = 60
-OUTAGE_FAILURES = 20
 RENEW_EVERY_S = 5
-FOREIGN_ETAGS = 3
-NEEDLESS_ATTEMPTS = 10
-CREDENTIALS_KEPT = timedelta(minutes=10)  # boto3 renews what expires at least so long before
 
-_MISSING = {"NoSuchKey", "NotFound", "404"}
-_CHANGED = {"PreconditionFailed", "412"}
-_NO_BUCKET = {"NoSuchBucket"}
-_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
-_WRONG_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
-_FORBIDDEN = {"AccessDenied", "AllAccessDisabled", "Forbidden", "403"}
-_WRONG_CLOCK = {"RequestTimeTooSkewed"}
 _OWNED = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
-_PASSING_STATUS = {429, 500, 502, 503, 504}
-_PASSING = {  # some servers send these with another status
-    *("SlowDown", "Throttling", "ThrottlingException", "RequestThrottled", "RequestLimitExceeded", "TooManyRequests"),
-    *("BandwidthLimitExceeded", "RequestTimeout", "InternalError", "ServiceUnavailable", "OperationAborted"),
-}
-_CREDENTIAL_VARIABLES = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE)"
-_MD5 = re.compile(r"[0-9a-f]{32}")
-_PLAIN_KEY = re.compile(r"(?!\.{1,2}(/|$))[\w .,+=@~()!-]+(/(?!\.{1,2}(/|$))[\w .,+=@~()!-]+)*")
-_SECRETS = re.compile(  # the password in an address; what a server may repeat of a request's headers
-    r"(://)[^/\s@]+(?=@)|((?:credential|signature|signatureprovided|security-token)[\"']*\s*[=:>]\s*[\"']*)[^\s&,;<\"']+",
-    re.IGNORECASE,
-)
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
-
-
-class ObjectStoreError(OperatingError):
-    """The bucket could not do what was asked; `reason` is one word for tables and counters."""
-
-    reason = "fetch_failed"
-
-
-class ObjectMissingError(ObjectStoreError):
-    """There is no object with this key (any more)."""
-
-    reason = "vanished"
-
-
-class ObjectChangedError(ObjectStoreError):
-    """The object was replaced: its ETag is not the one that was listed."""
-
-    reason = "changed"
-
-
-class ObjectDeniedError(ObjectStoreError):
-    """The server refuses: no, wrong or expired credentials, or they do not allow this."""
-
-    reason = "access_denied"
-
-
-class ObjectCorruptedError(ObjectStoreError):
-    """The bytes that come are not those that the object's checksum belongs to."""
-
-    reason = "corrupted"
-
-
-class _BadAnswerError(Exception):
-    """The answer is not what S3 answers."""
-
-
-class _WrongBytesError(Exception):
-    """The bytes do not belong to the ETag."""
-
-
-class _OutageError(Exception):
-    """Nobody gets an answer, so that this request was not sent."""
-
-
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)
-_WRONG_BYTES = (_WrongBytesError, FlexibleChecksumError)
-_BROKEN_ANSWERS = (_BadAnswerError, ResponseParserError, IncompleteReadError, ResponseStreamingError, *_WRONG_BYTES)
-_NO_ANSWERS = (HTTPClientError, NoConnectionError, HTTPError)
-_ERRORS = (ClientError, BotoCoreError, HTTPError, ResponseParserError, _BadAnswerError, _WrongBytesError, _OutageError)
 
 
 @dataclass(frozen=True)
@@ -179,11 +99,10 @@ class ObjectStore:
         self.endpoint_url = endpoint_url
         self._attempts = attempts
         self._config = _client_config(endpoint_url, max_connections, read_timeout_s)
-        self._outage = _Outage()
-        self._etags = _EtagCheck()
+        self._outage = Outage()
+        self._etags = EtagCheck()
         self._renewing = Lock()
         self._renewed_at = float("-inf")
-        logging.getLogger("botocore").setLevel(logging.WARNING)  # at DEBUG it writes signatures and session tokens
         self._client, self._fast = self._connect()
 
     def __enter__(self) -> Self:
@@ -224,7 +143,7 @@ class ObjectStore:
         def list_page(client: BaseClient) -> dict[str, Any]:
             page: dict[str, Any] = client.list_objects_v2(Bucket=self.bucket, Prefix=prefix, **where)
             if "IsTruncated" not in page:  # botocore takes an answer that broke off before its body for an empty page
-                raise _BadAnswerError("a listing without an end")
+                raise BadAnswerError("a listing without an end")
             return page
 
         return self._request("list", prefix, list_page)
@@ -278,10 +197,10 @@ class ObjectStore:
         chunked = "transfer-encoding" in answer["ResponseMetadata"]["HTTPHeaders"]
         expected = answer.get("ContentLength", len(data) if chunked else None)
         if len(data) != expected:
-            raise _BadAnswerError(f"{len(data)} of {expected} bytes came")
+            raise BadAnswerError(f"{len(data)} of {expected} bytes came")
         encrypted = "SSECustomerAlgorithm" in answer or answer.get("ServerSideEncryption", "").startswith("aws:kms")
         if not encrypted and not self._etags.accept(self.uri(key), _answered_etag(answer), data, came):
-            raise _WrongBytesError
+            raise WrongBytesError
 
     def put(self, key: str, data: bytes, content_type: str) -> str:
         """Write an object, replacing what was there; gives its ETag.
@@ -334,7 +253,7 @@ class ObjectStore:
             try:
                 client.create_bucket(Bucket=self.bucket, **where)
             except ClientError as error:
-                if _code(error) not in _OWNED:
+                if code_of(error) not in _OWNED:
                     raise
 
         self._request("create", "", create)
@@ -354,14 +273,16 @@ class ObjectStore:
         retrying = Retrying(
             stop=self._is_enough,
             wait=wait_random_exponential(multiplier=FIRST_WAIT_S, exp_base=3, max=LONGEST_WAIT_S),
-            retry=retry_if_exception(_may_pass),
+            retry=retry_if_exception(may_pass),
             reraise=True,
         )
         try:
             with self._outage.turn():
-                return retrying(self._ask, ask)
-        except _ERRORS as error:
-            failure = self._failure(action, key, error, retrying.statistics.get("attempt_number", 0))
+                answer: _Answer = retrying(self._ask, ask)
+                return answer
+        except ERRORS as error:
+            attempts, silent_s = retrying.statistics.get("attempt_number", 0), self._config.read_timeout
+            failure = failure_of(action, self.bucket, key, error, attempts, self.endpoint_url, silent_s)
         raise failure  # outside of `except`: the library's error may hold what must not reach a log
 
     def _is_enough(self, state: RetryCallState) -> bool:
@@ -372,9 +293,9 @@ class ObjectStore:
             answer = self._ask_unexpired(ask)
         except ValueError as error:  # botocore reads half a date or number in a head that broke off
             self._outage.note(answered=False)
-            raise _BadAnswerError(_text(error)) from error
+            raise BadAnswerError(one_line(error)) from error
         except Exception as error:
-            self._outage.note(answered=not _may_pass(error))
+            self._outage.note(answered=not may_pass(error))
             raise
         self._outage.note(answered=True)
         return answer
@@ -384,7 +305,7 @@ class ObjectStore:
         try:
             return ask(client)
         except ClientError as error:
-            if _code(error) not in _EXPIRED:
+            if code_of(error) not in EXPIRED:
                 raise
             expired = error
         if self._renewed(client) is client:
@@ -400,222 +321,17 @@ class ObjectStore:
                 self._client, self._fast = self._connect()
             return self._client
 
-    def _connect(self) -> tuple[BaseClient, "_FastTransfers"]:
+    def _connect(self) -> tuple[BaseClient, "FastTransfers"]:
         try:
             # a session of its own: the default session that boto3.client() uses is not safe between threads
             core = botocore.session.Session()
             core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
             session = boto3.session.Session(botocore_session=core)
             client = session.client("s3", endpoint_url=self.endpoint_url, config=self._config)
-            return client, _FastTransfers(self.bucket, self.endpoint_url, session, client)
+            return client, FastTransfers(self.bucket, self.endpoint_url, session, client)
         except (BotoCoreError, ValueError) as error:
-            failure = self._failure("use", "", error, attempts=1)
+            failure = failure_of("use", self.bucket, "", error, 1, self.endpoint_url)
         raise failure
-
-    def _failure(self, action: str, key: str, error: Exception, attempts: int) -> ObjectStoreError:
-        code = _code(error)
-        if key and code in _MISSING:
-            return ObjectMissingError(f"{self.uri(key)}: there is no such object")
-        if code in _CHANGED:
-            return ObjectChangedError(f"{self.uri(key)}: changed since it was listed ({code})")
-        times = f" in {attempts} attempts" if attempts > 1 else ""
-        kind = _kind(code, error)
-        return kind(f"{self.uri(key)}: cannot {action} it{times}: {self._explain(code, error)}")
-
-    def _explain(self, code: str, error: Exception) -> str:
-        server = _text(self.endpoint_url or "Amazon S3")
-        if isinstance(error, _OutageError):
-            return f"{server} has not answered anybody for {OUTAGE_S} s and more; is it running? run again when it is"
-        if isinstance(error, CredentialRetrievalError):  # its text is what a program wrote that prints keys
-            return f"the profile's credential process failed; try it by hand, or set {_CREDENTIAL_VARIABLES}"
-        if isinstance(error, (ProfileNotFound, ValueError)):  # boto3 calls an address that is none a ValueError
-            return f"{_text(error)}; check AWS_PROFILE and INSPECTION_S3_ENDPOINT_URL"
-        if isinstance(error, _NO_CREDENTIALS):
-            return f"no complete S3 credentials for {server}; set {_CREDENTIAL_VARIABLES}"
-        if isinstance(error, _WRONG_BYTES):
-            return f"the bytes from {server} do not belong to its ETag or checksum; if that stays, upload it again"
-        return self._explain_code(server, code, error) or self._explain_no_answer(server, error)
-
-    def _explain_code(self, server: str, code: str, error: Exception) -> str | None:
-        if code in _EXPIRED:
-            return f"the credentials for {server} have expired ({code}); renew {_CREDENTIAL_VARIABLES} and run again"
-        if code in _WRONG_CREDENTIALS | _FORBIDDEN:
-            # without the right to list, S3 denies access to what is not there
-            return (
-                f"{server} refuses the credentials ({_text(error)}); check {_CREDENTIAL_VARIABLES}, and the bucket's "
-                "policy for this key"
-            )
-        if code in _WRONG_CLOCK:
-            return f"this machine's clock and that of {server} differ ({code}); set the clock"
-        if code in _NO_BUCKET:
-            return f"{server} has no bucket {self.bucket!r}; create it or set INSPECTION_BUCKET"
-        if code and _may_pass(error):
-            return f"{server} is overloaded or broken ({_text(error)}); run again when it is well"
-        return None
-
-    def _explain_no_answer(self, server: str, error: Exception) -> str:
-        if isinstance(error, ReadTimeoutError):
-            silent_s = self._config.read_timeout
-            return f"no answer from {server}, or no end of one, for {silent_s:g} s; run again when it is well"
-        if isinstance(error, _BROKEN_ANSWERS):
-            return f"a broken answer from {server} ({_text(error)}); run again when it is well"
-        if isinstance(error, _NO_ANSWERS):
-            return f"no answer from {server} ({_text(error)}); is it running? set INSPECTION_S3_ENDPOINT_URL"
-        return f"{server}: {_text(error)}"
-
-
-class _Outage:
-    """Whether the server leaves everybody without an answer, for so long that no further request should wait for it.
-
-    In a short outage each request waits out its own attempts. After `OUTAGE_S` and `OUTAGE_FAILURES` attempts in a row
-    without one answer, a request gets one attempt, and while one is under way the others fail unsent: ten thousand
-    images of a night then cost a few timeouts, not ten thousand times five. The first answer ends it. botocore's own
-    quota is spent after some 35 attempts, which 16 threads make in a second.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._under_way = Lock()
-        self._failures = 0
-        self._since = 0.0
-
-    def note(self, *, answered: bool) -> None:
-        with self._lock:
-            if answered:
-                self._failures = 0
-                return
-            if self._failures == 0:
-                self._since = time.monotonic()
-            self._failures += 1
-
-    def begins(self) -> bool:
-        """Whether the latest attempt of all stayed without an answer."""
-        return self._failures > 0
-
-    def lasts(self) -> bool:
-        with self._lock:
-            return self._failures >= OUTAGE_FAILURES and time.monotonic() - self._since >= OUTAGE_S
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        if not self.lasts():
-            yield
-            return
-        if not self._under_way.acquire(blocking=False):
-            raise _OutageError
-        try:
-            yield
-        finally:
-            self._under_way.release()
-
-
-class _FastTransfers:
-    """Reads and writes whole objects through obstore, or gives up without a reason: one attempt, for plain keys.
-
-    obstore alters or refuses some keys (``a//b``, ``..``), knows nothing of boto3's proxies, and does not tell whether
-    Amazon has encrypted an object, so that its ETag is no MD5. All that is left to boto3; where boto3 succeeds
-    `NEEDLESS_ATTEMPTS` times in a row after this has failed, the server and obstore do not go together, and it ends.
-
-    Args:
-        bucket: name of the bucket.
-        endpoint_url: address of the server, None for Amazon S3.
-        session: whose credentials are used, renewed by boto3 where they expire.
-        client: whose region and timeouts are used.
-    """
-
-    def __init__(
-        self, bucket: str, endpoint_url: str | None, session: boto3.session.Session, client: BaseClient
-    ) -> None:
-        self._needless = 0
-        self._store: S3Store | None = None
-        self._credentials = session.get_credentials()
-        parts = urlsplit(endpoint_url or "")
-        if self._credentials is None or "@" in parts.netloc or getproxies():
-            return
-        config = client.meta.config
-        region = client.meta.region_name
-        address: Any = {} if endpoint_url is None else {"endpoint": endpoint_url, "virtual_hosted_style_request": False}
-        try:
-            self._store = S3Store(
-                bucket,
-                region="us-east-1" if region in (None, "aws-global") else region,
-                client_options={
-                    "allow_http": parts.scheme == "http",
-                    "connect_timeout": timedelta(seconds=config.connect_timeout),
-                    "read_timeout": timedelta(seconds=config.read_timeout),
-                    "timeout": timedelta(days=1),  # of the whole request: a large image may come slowly
-                },
-                retry_config={"max_retries": 0},
-                credential_provider=self._current,
-                **address,
-            )
-        except Exception:  # boto3 does its work
-            _log.info("s3://%s: obstore cannot be used", bucket)
-
-    def _current(self) -> Any:
-        frozen = self._credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + CREDENTIALS_KEPT,
-        }
-
-    def takes(self, key: str) -> bool:
-        """Whether it is worth while to ask for this key."""
-        return self._store is not None and self._needless < NEEDLESS_ATTEMPTS and bool(_PLAIN_KEY.fullmatch(key))
-
-    def read(self, key: str, etag: str) -> bytes | None:
-        """The object's bytes, all of them and of this version by what the server says; None for whatever else."""
-        assert self._store is not None
-        try:
-            answer = self._store.get(key, options={"if_match": f'"{etag}"'})
-            data, meta = answer.bytes().to_bytes(), answer.meta
-        except Exception:  # boto3 asks again and finds out; this error may hold what must not reach a log
-            return None
-        return data if (meta["e_tag"] or "").strip('"') == etag and meta["size"] == len(data) else None
-
-    def write(self, key: str, data: bytes, content_type: str) -> str | None:
-        """Write an object in one piece; gives its ETag, None for whatever else came of it: it may be written or not."""
-        assert self._store is not None
-        try:
-            answer = self._store.put(key, data, attributes={"Content-Type": content_type}, use_multipart=False)
-        except Exception:  # boto3 writes it again and finds out
-            return None
-        return (answer["e_tag"] or "").strip('"') or None
-
-    def note(self, *, needless: bool) -> None:
-        """Say whether the latest attempt was of use, or boto3 has done what it could not."""
-        self._needless = self._needless + 1 if needless else 0
-
-
-class _EtagCheck:
-    """Compares what came with its ETag, which is the MD5 of the content on most servers, but not on all.
-
-    Unequal bytes are read again. On a server whose ETags were right at least once, an object that is never equal is
-    corrupted. Where none was right so far, the same bytes twice mean that ETags are something else there: they are
-    accepted with a warning, and after `FOREIGN_ETAGS` such objects nothing is compared any more. Amazon's encrypted
-    objects, whose ETags are no MD5 either, say so themselves and do not come here.
-    """
-
-    def __init__(self) -> None:
-        self._right_once = False
-        self._foreign = 0
-
-    def accept(self, uri: str, etag: str, data: bytes, came: set[str]) -> bool:
-        """Whether `data` may be the object's; `came` holds the digests of earlier attempts and gets this one."""
-        if not _MD5.fullmatch(etag) or (self._foreign >= FOREIGN_ETAGS and not self._right_once):
-            return True
-        digest = md5(data, usedforsecurity=False).hexdigest()
-        if digest == etag:
-            self._right_once = True
-            return True
-        if digest not in came or self._right_once:
-            came.add(digest)
-            return False
-        self._foreign += 1
-        _log.warning("%s: its ETag is not the MD5 of its content; accepted, because two reads gave the same", uri)
-        return True
 
 
 def _client_config(endpoint_url: str | None, max_connections: int, read_timeout_s: float) -> Config:
@@ -657,35 +373,7 @@ def _object_info(entry: dict[str, Any]) -> ObjectInfo:
 
 def _answered_etag(answer: dict[str, Any]) -> str:
     """The ETag of an answer, which urllib3 takes for whole even when its head broke off."""
-    etag = answer.get("ETag", "")
+    etag = str(answer.get("ETag", ""))
     if not etag.strip('"') or etag.count('"') == 1:
-        raise _BadAnswerError("an answer without a whole ETag")
+        raise BadAnswerError("an answer without a whole ETag")
     return etag.strip('"')
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether the same request may succeed when it is sent again."""
-    if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status in _PASSING_STATUS or _code(error) in _PASSING
-    return isinstance(error, (*_NO_ANSWERS, *_BROKEN_ANSWERS))
-
-
-def _kind(code: str, error: Exception) -> type[ObjectStoreError]:
-    if isinstance(error, _WRONG_BYTES):
-        return ObjectCorruptedError
-    if isinstance(error, _NO_CREDENTIALS) or code in _EXPIRED | _WRONG_CREDENTIALS | _FORBIDDEN:
-        return ObjectDeniedError
-    return ObjectStoreError
-
-
-def _code(error: BaseException) -> str:
-    """The S3 error code, or ``""`` where the error did not come from the server."""
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
-
-
-def _text(words: object) -> str:
-    """One line without passwords, keys and signatures, which an address or a server's own words may hold."""
-    if isinstance(words, ClientError):
-        words = f"{_code(words)}: {words.response['Error'].get('Message') or 'no explanation'}"
-    return _SECRETS.sub(r"\1\2***", " ".join(str(words).split()))[:500]

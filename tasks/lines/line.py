@@ -77,7 +77,7 @@ class ScoringConfig(BaseModel):
 class LineConfig(DetectorConfig):
     """One production line: a detector's configuration and where the line's images are."""
 
-    line: Annotated[str, Field(pattern=rf"^{LINE_NAME}$", max_length=63)]
+    name: Annotated[str, Field(pattern=rf"^{LINE_NAME}$", max_length=63)]
     description: str = ""
     attribution: str = ""  # whom the images belong to; printed in the report
     timezone: str = "UTC"
@@ -92,7 +92,7 @@ class LineConfig(DetectorConfig):
         images = values.get("images", {})
         if not isinstance(images, dict):
             return values
-        return {**values, "images": {"prefix": f"images/{values.get('line')}/", **images}}
+        return {**values, "images": {"prefix": f"images/{values.get('name')}/", **images}}
 
     @field_validator("timezone")
     @classmethod
@@ -161,8 +161,8 @@ def load_line(line: str, lines_dir: Path) -> LineConfig:
         config = LineConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigError(validation_message(path, error, LineConfig)) from None
-    if config.line != line:
-        raise ConfigError(f"{path}: line = {config.line!r}: must be {line!r}, the name of the file")
+    if config.name != line:
+        raise ConfigError(f"{path}: name = {config.name!r}: must be {line!r}, the name of the file")
     return config
 
 

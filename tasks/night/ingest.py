@@ -1,9 +1,11 @@
-"""Record what a window's images are: fetch them, check that they are fit to judge, write one row for each."""
+"""Record what a window's images are: fetch them, check that they are fit to judge, write one row for each.
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from uuid import uuid4
+Whether they are fit is measured by the line file's recipe and gate, with which the next model will be trained. A night
+measures by those of the model that judges it, and training anew by its own; an image keeps the row that it got first.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -11,93 +13,42 @@ from prefect.logging import get_run_logger
 
 from tasks.lines.window import Window
 from tasks.night.accounting import IngestCounts
-from tasks.night.fetching import FailedImage, FetchedImage, FetchPool, fetch_pool, in_chunks, split_failed, without_data
+from tasks.night.fetching import FetchedImage, fetch_chunks
 from tasks.night.listing import ListedImage, Listing
-from tasks.night.stream import in_stages
 from tasks.process import finish_before_stopping
-from tasks.store.lease import INGEST, Claimed, claim, heartbeat
-from tasks.store.store import ImageRecord
+from tasks.store.tables import ImageRecord
 from tasks.systems import Systems
-
-
-@dataclass(frozen=True)
-class IngestedShard:
-    """What became of a shard: the counts, and the images that another live ingest works on."""
-
-    counts: IngestCounts
-    held: tuple[ListedImage, ...]
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    claimed: Claimed
-    results: tuple[FetchedImage | FailedImage, ...]
 
 
 @task(name="drop-recorded", cache_policy=NO_CACHE, persist_result=False)
 def drop_recorded(systems: Systems, window: Window, listing: Listing) -> tuple[ListedImage, ...]:
     """The listed images that the report store does not know in this very version (key and etag)."""
-    known = systems.store.known_images(systems.line.line, window.start, window.end)
+    known = systems.store.images.known(systems.line.name, window.start, window.end)
     return tuple(image for image in listing.images if image.identity not in known)
 
 
-@contextmanager
-def ingesting(systems: Systems) -> Iterator[str]:
-    """Hold a lease while the block runs, and let go of everything claimed; gives its owner's name."""
-    owner = f"ingest-{uuid4().hex}"
-    try:
-        with heartbeat(systems.store, owner, systems.settings.lease_s):
-            yield owner
-    finally:
-        systems.store.drop_lease(owner)
-
-
 @task(name="ingest-shard", task_run_name="ingest {number}", cache_policy=NO_CACHE, persist_result=False)
-def ingest_shard(systems: Systems, owner: str, images: Sequence[ListedImage], number: str) -> IngestedShard:
+def ingest_shard(systems: Systems, images: Sequence[ListedImage], number: str) -> IngestCounts:
     """Fetch, check and record images, chunk by chunk; one that cannot be fetched is named and left for the next run."""
-    logger = get_run_logger()
-    counts, held = IngestCounts(), []
-    chunks = in_chunks(images, systems.line.scoring.chunk_size)
-    with finish_before_stopping() as is_stopping, fetch_pool(systems.line.scoring.fetch_threads) as pool:
-        committed = in_stages(
-            chunks,
-            lambda chunk: _begin_chunk(systems, owner, chunk, pool),
-            lambda begun: _Chunk(begun[0], tuple(begun[1]())),
-            lambda chunk: (chunk.claimed, *_commit_chunk(systems, owner, chunk)),
-            is_stopping=is_stopping,
-            abandon=pool.end,
-        )
-        for claimed, recorded, failed in committed:
+    logger, line, counts = get_run_logger(), systems.line, IngestCounts()
+    chunks = fetch_chunks(systems.objects, images, line.scoring, line.recipe, line.quality)
+    with finish_before_stopping() as is_stopping, closing(chunks):
+        for fetched, failed in chunks:
+            inserted = systems.store.images.commit(line.name, [image_record(found) for found in fetched])
             for failure in failed:
                 logger.warning("%r %s: %s", failure.image.key, failure.reason, failure.detail)
-            counts += recorded + IngestCounts(already_recorded=len(claimed.finished))
-            held += claimed.held
+            counts += _count(fetched, inserted) + IngestCounts(failed=len(failed))
             logger.info("shard %s: %d of %d images checked", number, counts.accounted, len(images))
-    return IngestedShard(counts, tuple(held))
+            if is_stopping():
+                break
+    return counts
 
 
-def _begin_chunk(
-    systems: Systems, owner: str, chunk: Sequence[ListedImage], pool: FetchPool
-) -> tuple[Claimed, Callable[[], list[FetchedImage | FailedImage]]]:
-    """Claim a chunk and have it fetched; gives what waits for it."""
-    line = systems.line
-    claimed = _claim(systems, owner, chunk)
-    return claimed, pool.start(systems.objects, claimed.mine, line.recipe, line.quality, without_data)
-
-
-def _claim(systems: Systems, owner: str, chunk: Sequence[ListedImage]) -> Claimed:
-    store, line = systems.store, systems.line.line
-    return claim(store, owner, line, INGEST, chunk, lambda pairs: store.known_among(line, pairs))
-
-
-def _commit_chunk(systems: Systems, owner: str, chunk: _Chunk) -> tuple[IngestCounts, list[FailedImage]]:
-    line = systems.line.line
-    fetched, failed = split_failed(chunk.results)
-    systems.store.commit_images(owner, line, [image_record(found) for found in fetched])
-    if failed:
-        systems.store.release_images(owner, line, INGEST, [failure.image.identity for failure in failed])
-    usable = sum(found.prepared.usable for found in fetched)
-    return IngestCounts(recorded=usable, unusable=len(fetched) - usable, failed=len(failed)), failed
+def _count(fetched: Sequence[FetchedImage], inserted: set[tuple[str, str]]) -> IngestCounts:
+    """Count by what became of them; what another ingest of an overlapping window recorded first is its own."""
+    unusable = sum(not found.prepared.usable for found in fetched)
+    recorded = sum(found.prepared.usable and found.image.identity in inserted for found in fetched)
+    return IngestCounts(recorded=recorded, already_recorded=len(fetched) - unusable - recorded, unusable=unusable)
 
 
 def image_record(found: FetchedImage) -> ImageRecord:
@@ -112,13 +63,13 @@ def image_record(found: FetchedImage) -> ImageRecord:
         view=image.view,
         production_date=image.production_date,
         captured_at=image.captured_at,
-        size_bytes=found.size_bytes,
+        size_bytes=len(found.data),
         sha256=found.sha256,
         usable=prepared.usable,
         reason=prepared.reason,
-        width_px=figures and figures.width_px,
-        height_px=figures and figures.height_px,
-        brightness=figures and figures.brightness,
-        contrast=figures and figures.contrast,
-        sharpness=figures and figures.sharpness,
+        width_px=None if figures is None else figures.width_px,
+        height_px=None if figures is None else figures.height_px,
+        brightness=None if figures is None else figures.brightness,
+        contrast=None if figures is None else figures.contrast,
+        sharpness=None if figures is None else figures.sharpness,
     )

@@ -17,7 +17,7 @@ def days_to_revisit(systems: Systems, day: date) -> list[tuple[date, int]]:
     days = []
     for back in range(1, systems.line.scoring.lookback_days + 1):
         earlier = day - timedelta(days=back)
-        newest = systems.store.newest_run(systems.line.line, earlier, earlier)
+        newest = systems.store.runs.newest(systems.line.name, earlier, earlier)
         if newest is not None:
             days.append((earlier, newest.model_version))
     return days

@@ -37,18 +37,20 @@ def log_comparison(registry: ModelRegistry, folder: Path) -> int:
         registry.select_experiment(EXPERIMENT)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         assert experiment is not None
-        ours = [experiment.experiment_id]
-        parents = client.search_runs(ours, f"tags.folder = '{folder.resolve()}'", max_results=1)
-        parent = parents[0] if parents else client.create_run(*ours, tags={"folder": str(folder.resolve())})
+        experiment_id = str(experiment.experiment_id)
+        parents = client.search_runs([experiment_id], f"tags.folder = '{folder.resolve()}'", max_results=1)
+        parent = parents[0] if parents else client.create_run(experiment_id, tags={"folder": str(folder.resolve())})
         parent_id = parent.info.run_id
-        nested = client.search_runs(ours, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'", max_results=50_000)
+        nested = client.search_runs(
+            [experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'", max_results=50_000
+        )
         known = {run.data.tags["row"] for run in nested if run.info.status != "RUNNING"}
         for run in nested:
             if run.info.status == "RUNNING":  # cut off while it was written
                 client.set_terminated(run.info.run_id, "KILLED")
         new = [row for row in rows if _key(row) not in known]
         for row in new:
-            _log_row(registry, ours[0], parent_id, row)
+            _log_row(registry, experiment_id, parent_id, row)
         client.log_artifacts(parent_id, str(folder / "figures"), "figures")
         for name in ("results.md", "results.csv"):
             client.log_artifact(parent_id, str(folder / name))

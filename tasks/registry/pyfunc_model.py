@@ -11,7 +11,7 @@ import binascii
 import mlflow
 import numpy as np
 import pandas as pd
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from ganomaly import Detector
 
@@ -23,7 +23,12 @@ class DetectorModel(PythonModel):
         """Load the detector's folder."""
         self.detector = Detector.load(context.artifacts["detector"])
 
-    def predict(self, context: PythonModelContext, model_input: pd.DataFrame) -> pd.DataFrame:  # noqa: ARG002
+    def predict(
+        self,
+        context: PythonModelContext,  # noqa: ARG002
+        model_input: pd.DataFrame,
+        params: dict[str, object] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
         """Judge each row's image: raw score, normalised score, p-value, verdict and, when unusable, the reason."""
         scores = self.detector.score([as_image(value) for value in model_input["image"]])
         return pd.DataFrame(

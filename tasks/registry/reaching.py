@@ -10,16 +10,6 @@ from mlflow.exceptions import MlflowException
 
 from tasks.errors import OperatingError
 
-DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "1.0",
-    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # a server may ask for hours
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-"""MLflow's own settings where the user has set none: its defaults wait for a silent server for more than 15 minutes."""
-
 
 class ModelRegistryError(OperatingError):
     """The registry does not hold what is asked for."""

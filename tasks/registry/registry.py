@@ -5,7 +5,6 @@ A line's model is registered as ``ganomaly-<line>``; the alias ``champion`` name
 """
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,6 @@ from ganomaly.detector import Detector
 from ganomaly.errors import DetectorFileError
 from ganomaly.saving import read_files
 from tasks.registry.reaching import (
-    DEFAULTS,
     ModelRegistryError,
     asking,
     hand_over_credentials,
@@ -51,8 +49,6 @@ class ModelRegistry:
     """
 
     def __init__(self, tracking_uri: str, artifact_root: str | None = None) -> None:
-        for name, value in DEFAULTS.items():
-            os.environ.setdefault(name, value)
         self.tracking_uri = hand_over_credentials(tracking_uri)
         self.address = without_passwords(self.tracking_uri)
         self.artifact_root = artifact_root

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
+from mlflow.data.pandas_dataset import from_pandas
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
@@ -29,7 +30,7 @@ if TYPE_CHECKING:  # who scores needs none, and it takes most of a second to imp
 DETECTOR_ARTIFACT = "detector"
 MANIFEST_ARTIFACT = "snapshot/manifest.csv"
 SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(AnyType(), "image")]),
+    inputs=Schema([ColSpec(AnyType(), "image")]),  # type: ignore[no-untyped-call]
     outputs=Schema(
         [
             ColSpec(DataType.double, "raw_score", required=False),
@@ -86,7 +87,7 @@ class TrainingRun:
         """Log the snapshot's manifest as a file and as the run's dataset."""
         folder_name, file_name = MANIFEST_ARTIFACT.split("/")
         digest = snapshot_id[:36]
-        dataset = mlflow.data.from_pandas(manifest, source=source, name=f"snapshot-{snapshot_id}", digest=digest)
+        dataset = from_pandas(manifest, source=source, name=f"snapshot-{snapshot_id}", digest=digest)
         with tempfile.TemporaryDirectory() as folder, asking(self.address, "log the snapshot"):
             path = Path(folder) / file_name
             write_manifest(manifest, path)

@@ -10,14 +10,18 @@ from prefect.cache_policies import NO_CACHE
 
 from ganomaly.detector import Detector
 from ganomaly.images.preparation import read_image
-from tasks.bucket.bucket import ObjectStoreError
+from tasks.bucket.failures import ObjectStoreError
 from tasks.lines.window import Window
 from tasks.night.accounting import RunCounts
 from tasks.night.listing import Listing
-from tasks.night.score import PinnedModel, encode_jpeg, overlay_jpeg
-from tasks.report.report import NightReport, Picture, flagged_csv, night_markdown, report_html, scores_parquet
+from tasks.night.overlays import encode_jpeg, overlay_jpeg
+from tasks.night.score import PinnedModel
+from tasks.report.markdown import night_markdown
+from tasks.report.page import report_html
+from tasks.report.report import NightReport, Picture
+from tasks.report.tables import flagged_csv, scores_parquet
 from tasks.steps import NETWORK_STEP, show_markdown
-from tasks.store.store import ScoringRun
+from tasks.store.tables import ScoringRun
 from tasks.systems import Systems
 
 MAX_PICTURES = 60
@@ -50,9 +54,9 @@ def find_published(systems: Systems, window: Window, model: PinnedModel) -> Scor
     None as well if another run has scored in the window since that one began: it may have been killed before it could
     write what it found into a report.
     """
-    judge = (systems.line.line, window.start, window.end, model.version.version, model.calibration_id)
-    published = systems.store.latest_report(*judge)
-    if published is None or systems.store.scored_since(*judge, published.started_at, besides=published.id):
+    judge = (systems.line.name, window.start, window.end, model.version.version, model.calibration_id)
+    published = systems.store.runs.latest_report(*judge)
+    if published is None or systems.store.scores.since(*judge, published.started_at, besides=published.id):
         return None
     return published
 
@@ -63,7 +67,7 @@ def night_report(
     """Gather what the report of a run says: all verdicts of its model version on what the window's listing holds."""
     calibration = model.detector.calibration
     assert calibration is not None
-    scores = systems.store.scores_of_window(
+    scores = systems.store.scores.of_window(
         run.line, run.window_start, run.window_end, run.model_version, run.calibration_id
     )
     etags = {image.key: image.etag for image in listing.images}
@@ -72,7 +76,7 @@ def night_report(
     del etags, present  # what follows takes memory as well
     line = systems.line
     return NightReport(
-        line=line.line,
+        line=line.name,
         description=line.description,
         timezone=line.timezone,
         window_start=run.window_start,
@@ -93,7 +97,7 @@ def night_report(
         reject_limit_raw=calibration.limit,
         counts=counts,
         scores=scores,
-        failures=systems.store.failures_of_run(run.id),
+        failures=systems.store.runs.failures(run.id),
         pictures=_pictures(systems, model.detector, scores[scores["verdict"] == "flagged"].head(MAX_PICTURES)),
         attribution=line.attribution or None,
     )

@@ -9,11 +9,14 @@ from itertools import islice
 
 import pandas as pd
 
-from tasks.bucket.bucket import ObjectStore, ObjectStoreError
+from tasks.bucket.bucket import ObjectStore
+from tasks.bucket.failures import ObjectStoreError
 from tasks.errors import OperatingError
 from tasks.lines.names import list_lines
+from tasks.process import set_up_process
 from tasks.settings import Settings
-from tasks.store.store import ReportStore, ScoringRun
+from tasks.store.store import ReportStore
+from tasks.store.tables import ScoringRun
 
 STORE_PATIENCE_S = 15.0
 S3_READ_TIMEOUT_S = 5.0
@@ -68,6 +71,7 @@ def open_archive() -> Archive:
         ReportStoreError: if the report store cannot be reached.
         SchemaError: if there is none, or its tables are older or newer than the code.
     """
+    set_up_process()
     settings = Settings()
     store = ReportStore(settings.store_url, patience_s=STORE_PATIENCE_S)
     store.check()
@@ -83,7 +87,7 @@ def list_runs(archive: Archive, line: str, last: int) -> list[ScoringRun]:
     Raises:
         NothingRecordedError: if there is none; says how to make one.
     """
-    runs = archive.store.runs(line, last)
+    runs = archive.store.runs.of_line(line, last)
     if not runs:
         raise NothingRecordedError(
             f"{archive.address} knows no run of line {line!r}; "
@@ -98,14 +102,14 @@ def list_flagged(archive: Archive, line: str, day: date, limit: int) -> FlaggedD
     Raises:
         NothingRecordedError: if no run covers that day: then nobody can say that no part is flagged.
     """
-    runs = archive.store.runs(line, RUNS_OF_A_DAY, day)
+    runs = archive.store.runs.of_line(line, RUNS_OF_A_DAY, day)
     if not runs:
         raise NothingRecordedError(
             f"{archive.address} knows no run of line {line!r} over {day}; "
             f"{_no_such_line(archive, line) or f'run `inspection nightly {line} --date {day}`'}"
         )
     run = next((run for run in runs if run.state == "completed"), runs[0])
-    return FlaggedDay(line, day, run, archive.store.flagged_parts(line, day, limit), limit)
+    return FlaggedDay(line, day, run, archive.store.scores.flagged_parts(line, day, limit), limit)
 
 
 def lines_of(archive: Archive, line: str | None) -> list[str]:
@@ -134,7 +138,7 @@ def _way_out(archive: Archive, asked: str, line: str | None) -> str:
         keys = [found.key for found in islice(archive.objects.list_objects(asked), SUGGESTIONS)] if asked else []
     except ObjectStoreError as error:
         return f"whether the bucket has it was not checked: {error}"
-    if recorded := [key for key in keys if archive.store.find_images(key, line)]:
+    if recorded := [key for key in keys if archive.store.images.find(key, line)]:
         return f"did you mean {', '.join(map(repr, recorded))}?"
     for name in lines_of(archive, line):
         config = load_line(name, archive.settings.lines_dir)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -14,8 +15,8 @@ from tasks.night.listing import Listing
 from tasks.night.score import OpenRun, PinnedModel
 from tasks.process import finish_before_stopping
 from tasks.settings import code_version
-from tasks.store.lease import heartbeat
-from tasks.store.store import FailureRecord
+from tasks.store.runs import new_run_id
+from tasks.store.tables import FailureRecord
 from tasks.systems import Systems
 
 NAMED_IN_MESSAGE = 3
@@ -31,10 +32,10 @@ def find_unfinished(systems: Systems, window: Window) -> int | None:
 
     Runs of the line that still count as running although their process died are closed as interrupted.
     """
-    logger, store, line = get_run_logger(), systems.store, systems.line.line
-    for dead in store.end_dead_runs(line):
+    logger, store, line = get_run_logger(), systems.store, systems.line.name
+    for dead in store.runs.end_dead(line):
         logger.warning("run %s of %s gave no sign of life and is closed as interrupted", dead.id, line)
-    newest = store.newest_run(line, window.start, window.end)
+    newest = store.runs.newest(line, window.start, window.end)
     if newest is None or newest.state == "completed":
         return None
     logger.info("run %s is %s: its model version %d is kept", newest.id, newest.state, newest.model_version)
@@ -42,10 +43,27 @@ def find_unfinished(systems: Systems, window: Window) -> int | None:
 
 
 @contextmanager
+def alone_on(systems: Systems, work: str, window: Window) -> Iterator[str]:
+    """Wait until nobody else does this work on the window of the line, then keep it while the block runs.
+
+    Gives the owner's name: a scoring run of this id counts as alive meanwhile.
+    """
+    owner = new_run_id()
+    with systems.store.leases.held(f"{systems.line.name} {work} {window}", owner, systems.settings.lease_s):
+        yield owner
+
+
+@contextmanager
 def scoring_run(
-    systems: Systems, window: Window, listing: Listing, model: PinnedModel, before: RunCounts, flow_run_id: str
+    systems: Systems,
+    run_id: str,
+    window: Window,
+    listing: Listing,
+    model: PinnedModel,
+    before: RunCounts,
+    flow_run_id: str,
 ) -> Iterator[OpenRun]:
-    """Open a run, keep it alive, and close it with its counts: completed, failed, or interrupted, with the reason.
+    """Open a run, see `alone_on`, and close it with its counts: completed, failed, or interrupted, with the reason.
 
     Objects that cannot be images of the line are recorded as failures of the run, so that the report names them.
 
@@ -54,8 +72,9 @@ def scoring_run(
         FailedImagesError: if images could not be read.
     """
     store = systems.store
-    row = store.start_run(
-        systems.line.line,
+    row = store.runs.start(
+        run_id,
+        systems.line.name,
         window.start,
         window.end,
         model_name=model.version.name,
@@ -64,24 +83,22 @@ def scoring_run(
         snapshot_id=model.version.snapshot_id,
         code_version=code_version(),
         flow_run_id=flow_run_id,
-        lease_s=systems.settings.lease_s,
     )
     run = OpenRun(row, before)
     try:
-        with heartbeat(store, row.id, systems.settings.lease_s):
-            store.save_failures(row.id, [FailureRecord(s.key, s.etag, s.reason, s.detail) for s in listing.strays])
-            yield run
-            run.counts.reconcile()
-            _reconcile_with_store(systems, listing, run)
+        store.runs.save_failures(row.id, [FailureRecord(s.key, s.etag, s.reason, s.detail) for s in listing.strays])
+        yield run
+        run.counts.reconcile()
+        _reconcile_with_store(systems, listing, run)
     except BaseException as error:
         _close(systems, run, "failed" if isinstance(error, Exception) else "interrupted", _message(error))
         raise
     _close(systems, run, "completed", "")
 
 
-def _close(systems: Systems, run: OpenRun, state: str, message: str) -> None:
+def _close(systems: Systems, run: OpenRun, state: Literal["completed", "failed", "interrupted"], message: str) -> None:
     with finish_before_stopping():
-        systems.store.finish_run(run.row.id, run.counts, state, message, run.report_key)
+        systems.store.runs.finish(run.row.id, run.counts, state, message, run.report_key)
 
 
 def _message(error: BaseException) -> str:
@@ -91,8 +108,10 @@ def _message(error: BaseException) -> str:
 def _reconcile_with_store(systems: Systems, listing: Listing, run: OpenRun) -> None:
     """Check in the report store itself that every listed image has a verdict, or is named as failed."""
     row = run.row
-    judged = systems.store.judged(row.line, row.window_start, row.window_end, row.model_version, row.calibration_id)
-    failures = systems.store.failures_of_run(row.id)
+    judged = systems.store.scores.judged(
+        row.line, row.window_start, row.window_end, row.model_version, row.calibration_id
+    )
+    failures = systems.store.runs.failures(row.id)
     failed = set(zip(failures["key"], failures["etag"], strict=True))
     if lost := [image.key for image in listing.images if image.identity not in judged and image.identity not in failed]:
         raise AccountingError(

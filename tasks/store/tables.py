@@ -1,4 +1,4 @@
-"""The report store's tables, and its rows as Python sees them. Only `tasks.store.store` imports this module.
+"""The report store's tables, and its rows as Python sees them. Only this package imports the tables.
 
 `infra/migrations` builds the same tables, and a test compares the two. Times are stored in UTC and are aware in Python.
 """
@@ -167,24 +167,14 @@ review_table = sa.Table(
     sa.CheckConstraint("finding IN ('defect', 'good')", name="ck_review_finding"),
 )
 
-# an owner (a scoring run's id, or any other name) is alive as long as its lease lasts
+# an owner (a scoring run's id, or any other name) works on it, and is alive, as long as its lease lasts
 lease_table = sa.Table(
     "lease",
     metadata,
-    sa.Column("owner", sa.String, primary_key=True),
-    sa.Column("expires_at", UtcDateTime, nullable=False),
-)
-
-# no foreign key to lease: a claim whose owner has no lease is one that anybody may take over
-claim_table = sa.Table(
-    "claim",
-    metadata,
-    sa.Column("line", sa.String, primary_key=True),
     sa.Column("work", sa.String, primary_key=True),
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("etag", sa.String, primary_key=True),
     sa.Column("owner", sa.String, nullable=False),
-    sa.Index("ix_claim_owner", "owner"),
+    sa.Column("expires_at", UtcDateTime, nullable=False),
+    sa.Index("ix_lease_owner", "owner"),
 )
 
 

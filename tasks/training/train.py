@@ -5,13 +5,14 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -21,9 +22,9 @@ from ganomaly.images.preparation import LOOKED_AT, Prepared, fit_recipe
 from ganomaly.judges.judge import PreparedImages
 from ganomaly.networks.training import EpochStats, TrainingConfig
 from ganomaly.parts.roles import CROSS, Plan, plan_roles
-from tasks.bucket.bucket import ObjectChangedError, ObjectMissingError
+from tasks.bucket.failures import ObjectChangedError, ObjectMissingError
 from tasks.lines.window import Window
-from tasks.night.fetching import FetchedImage, fetch_pool, in_chunks, split_failed, without_data
+from tasks.night.fetching import FetchedImage, fetch_chunks
 from tasks.night.listing import ListedImage
 from tasks.registry.training_run import TrainingRun
 from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, model_name
@@ -93,12 +94,12 @@ def choose_normal_images(systems: Systems, window: Window | None) -> tuple[Liste
     """
     line = systems.line
     start, end = (window.start, window.end) if window else (date.min, date.max)
-    where = f"line {line.line}, {window or 'all dates'}"
-    recorded = systems.store.recorded_images(line.line, start, end)
+    where = f"line {line.name}, {window or 'all dates'}"
+    recorded = systems.store.images.recorded(line.name, start, end)
     if recorded.empty:
         raise TrainingDataError(
             f"no images to train on: the report store knows no image of {where}; "
-            f"record them first with `inspection ingest {line.line}`"
+            f"record them first with `inspection ingest {line.name}`"
         )
     if line.images.normal_list is not None:
         normal = _read_normal_list(systems)
@@ -153,14 +154,11 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
     """
     logger = get_run_logger()
     fetched: list[FetchedImage] = []
-    with fetch_pool(systems.line.scoring.fetch_threads) as pool:
-        for chunk in in_chunks(images, systems.line.scoring.chunk_size):
-            waiting = pool.start(systems.objects, chunk, config.recipe, config.quality, without_data)
-            found, failed = split_failed(waiting())
-            fetched += found
-            for failure in failed:
-                logger.warning("%s %s: not trained on: %s", failure.image.key, failure.reason, failure.detail)
-            logger.info("%d of %d training images fetched", len(fetched), len(images))
+    for found, failed in fetch_chunks(systems.objects, images, systems.line.scoring, config.recipe, config.quality):
+        fetched += [replace(one, data=b"") for one in found]  # of large images, all at once are too many
+        for failure in failed:
+            logger.warning("%s %s: not trained on: %s", failure.image.key, failure.reason, failure.detail)
+        logger.info("%d of %d training images fetched", len(fetched), len(images))
     prepared = [found.prepared for found in fetched]
     parts = [found.image.part for found in fetched]
     plan = plan_roles(prepared, parts, config.calibration, config.training.seed)
@@ -181,7 +179,7 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
 @task(name="train-detector", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
 def train_detector(systems: Systems, config: DetectorConfig, snapshot: Snapshot, device: str) -> TrainedModel:
     """Train and calibrate on the snapshot and register the result, all in one MLflow run."""
-    line = systems.line.line
+    line = systems.line.name
     detector = Detector(config, device=device, snapshot_id=snapshot.id)
     tags = {"line": line, "snapshot_id": snapshot.id, "code_version": code_version()}
     with systems.registry.training_run(line, f"{line} {snapshot.id[:8]}", tags) as run:
@@ -244,7 +242,7 @@ def _register(
             "input": detector.config.input,
             "looks": detector.judge.summary or "",
         }
-        version = run.log_model(folder, example_png.tobytes(), tags, model_name(systems.line.line))
+        version = run.log_model(folder, example_png.tobytes(), tags, model_name(systems.line.name))
     return TrainedModel(version, snapshot.id, images, calibration.limit, calibration.promise)
 
 
@@ -253,7 +251,7 @@ def _judged_images(detector: Detector, snapshot: Snapshot) -> PreparedImages:
     return detector.stack(snapshot.prepared, np.isin(snapshot.plan.roles, ("calibrate", CROSS)))  # noqa: PD013 - no table
 
 
-def _held_out_figure(detector: Detector, snapshot: Snapshot):
+def _held_out_figure(detector: Detector, snapshot: Snapshot) -> Figure:
     pixels = _judged_images(detector, snapshot)
     scores = detector.raw_scores(pixels)
     order = np.argsort(scores)
@@ -265,14 +263,14 @@ def _held_out_figure(detector: Detector, snapshot: Snapshot):
 @task(name="assign-alias", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
     """Make the version champion where the line has none, otherwise challenger; the promotion is recorded."""
-    champion = systems.registry.champion(systems.line.line)
+    champion = systems.registry.champion(systems.line.name)
     if champion is not None and champion.version != version.version:
         systems.registry.set_alias(version, CHALLENGER)
         return CHALLENGER
     if champion is None:
         systems.registry.set_alias(version, CHAMPION)
-        systems.store.record_promotion(
-            systems.line.line,
+        systems.store.decisions.record_promotion(
+            systems.line.name,
             model_name=version.name,
             alias=CHAMPION,
             version=version.version,

@@ -125,12 +125,12 @@ def queries(store: ReportStore, parts: int) -> dict[str, Callable[[Random], int]
 
     def flagged(random: Random) -> int:
         day = FIRST_DAY + timedelta(days=random.randrange(DAYS))
-        return len(store.flagged_parts(random.choice(LINES), day))
+        return len(store.scores.flagged_parts(random.choice(LINES), day))
 
     def history(random: Random) -> int:
         day = FIRST_DAY + timedelta(days=random.randrange(DAYS))
         part = f"{random.choice(LINES)}-{day}-{random.randrange(parts) + 1}"
-        return len(store.verdicts_of([image.id for image in store.find_images(part)]))
+        return len(store.scores.of_images([image.id for image in store.images.find(part)]))
 
     return {"flagged parts of a line on a day": flagged, "history of a part": history}
 
@@ -153,10 +153,10 @@ def plan_of(store: ReportStore, query: Callable[[Random], int]) -> str:
     def remember(_c: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
         sent.append((statement, values))
 
-    sa.event.listen(store._engine, "before_cursor_execute", remember)
+    sa.event.listen(store.database.engine, "before_cursor_execute", remember)
     query(Random(1))
-    sa.event.remove(store._engine, "before_cursor_execute", remember)
-    with store._engine.begin() as connection:
+    sa.event.remove(store.database.engine, "before_cursor_execute", remember)
+    with store.database.engine.begin() as connection:
         plans = [connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}", values).scalar() for sql, values in sent]
     return "; ".join(" > ".join(steps(plan[0]["Plan"])) for plan in plans)
 
@@ -171,7 +171,7 @@ def steps(plan: dict[str, Any]) -> Iterator[str]:
 
 def print_result(store: ReportStore, seconds: float, timings: dict[str, list[float]], plans: dict[str, str]) -> None:
     """The table, and what it was measured on, to standard output."""
-    with store._engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         count = {name: connection.scalar(sa.text(f"SELECT count(*) FROM {name}")) for name in ("image", "score")}
         size = connection.scalar(sa.text("SELECT pg_database_size(current_database())"))
         memory = connection.scalar(sa.text("SHOW shared_buffers"))

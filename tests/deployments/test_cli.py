@@ -8,7 +8,7 @@ import pytest
 
 INSPECTION = str(Path(sys.executable).with_name("inspection"))
 LINE_FILE = """
-line = "plates"
+name = "plates"
 description = "Striped plates"
 """
 

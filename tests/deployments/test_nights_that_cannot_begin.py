@@ -7,28 +7,16 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from prefect.logging.configuration import setup_logging
 from typer.testing import CliRunner
 
 from deployments.commands.inspection import app
 from deployments.steps import upgrade_report_store
-from tasks.store.store import ReportStore, SchemaError, _migrations
+from tasks.store.database import SchemaError
+from tasks.store.store import ReportStore
+from tests.later_release import become_a_later_release
 
 LINE = "plates"
-
-
-def set_revision(url: str, revision: str) -> None:
-    """Make a store one of this revision: by its own migrations, or in name only if they do not know it."""
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        config = _migrations()
-        config.attributes["connection"] = connection
-        if revision == "0001":
-            command.upgrade(config, revision)
-        else:
-            connection.execute(sa.text("UPDATE alembic_version SET version_num = :new"), {"new": revision})
-    engine.dispose()
 
 
 class Log(logging.Handler):
@@ -71,16 +59,19 @@ def test_dates_in_the_wrong_order(log: Log) -> None:
     assert said == "error: the window ends on 2026-03-01, before it starts on 2026-03-08; exchange them"
 
 
-def test_a_night_does_not_begin_on_older_tables(log: Log, postgres_url: str, monkeypatch) -> None:
+def test_a_night_does_not_begin_on_older_tables(
+    log: Log, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken if a worker that was updated before its database ends in SQL errors, or changes the tables itself."""
     monkeypatch.setenv("INSPECTION_STORE_URL", postgres_url)
-    set_revision(postgres_url, "0001")
+    upgrade_report_store()
+    become_a_later_release(tmp_path, monkeypatch)
     said = error_of(log, "nightly", LINE, "--date", "2026-03-08")
     assert said.endswith("its tables are older than this software needs; run `inspection db upgrade`")
     upgrade_report_store()  # what a deployment does
     with ReportStore(postgres_url) as store:
         store.check()
-        assert store.runs(LINE, 1) == []
+        assert store.runs.of_line(LINE, 1) == []
 
 
 def test_a_night_does_not_begin_on_newer_tables(log: Log, tmp_path: Path) -> None:
@@ -88,7 +79,10 @@ def test_a_night_does_not_begin_on_newer_tables(log: Log, tmp_path: Path) -> Non
     url = os.environ["INSPECTION_STORE_URL"]
     with ReportStore(url) as store:
         store.prepare()
-    set_revision(url, "9999")
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    engine.dispose()
     before = (tmp_path / "inspection.db").read_bytes()
     said = error_of(log, "nightly", LINE, "--date", "2026-03-08")
     assert said.endswith("its tables are newer than this software; install the newer version")

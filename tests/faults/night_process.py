@@ -84,26 +84,27 @@ def _run(flow: Any, request: dict[str, Any]) -> None:
 
 def _write_journal(path: str) -> None:
     """Write the key of every image that this process commits, so that work done twice shows."""
-    from tasks.store.store import ReportStore  # noqa: PLC0415
+    from tasks.store.images import Images  # noqa: PLC0415
+    from tasks.store.scores import Scores  # noqa: PLC0415
 
-    commit_scores, commit_images = ReportStore.commit_scores, ReportStore.commit_images
+    commit_scores, commit_images = Scores.commit, Images.commit
 
     def note(keys: Iterable[str]) -> None:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write("".join(f"{key}\n" for key in keys))
 
-    def scores(self: Any, run_id: str, work: str, judged: Any, failures: Any) -> Any:
-        done = commit_scores(self, run_id, work, judged, failures)
+    def scores(self: Any, run_id: str, judged: Any, failures: Any) -> Any:
+        done = commit_scores(self, run_id, judged, failures)
         note(one.image.key for one in judged)
         return done
 
-    def images(self: Any, owner: str, line: str, rows: Any) -> Any:
-        done = commit_images(self, owner, line, rows)
+    def images(self: Any, line: str, rows: Any) -> Any:
+        done = commit_images(self, line, rows)
         note(row.key for row in rows)
         return done
 
-    ReportStore.commit_scores = scores  # type: ignore[method-assign]
-    ReportStore.commit_images = images  # type: ignore[method-assign]
+    Scores.commit = scores  # type: ignore[method-assign]
+    Images.commit = images  # type: ignore[method-assign]
 
 
 class Nights:

@@ -104,8 +104,8 @@ def plant(request: pytest.FixtureRequest, environment: str, write_line: Callable
 def scores_of_the_day() -> pd.DataFrame:
     """What the report store that `Settings()` names holds of the day, by key."""
     with ReportStore(Settings().store_url) as store:
-        run = store.newest_run(LINE, DAY, DAY)
-        scores = store.scores_of_window(LINE, DAY, DAY, run.model_version, run.calibration_id)
+        run = store.runs.newest(LINE, DAY, DAY)
+        scores = store.scores.of_window(LINE, DAY, DAY, run.model_version, run.calibration_id)
     return scores.set_index("key")
 
 
@@ -235,8 +235,8 @@ def test_a_night_of_bad_input(plant: Plant, tmp_path: Path, monkeypatch: pytest.
     else:
         score_batch(LINE, DAY, DAY, device="cpu")
     with ReportStore(Settings().store_url) as store:
-        run = store.newest_run(LINE, DAY, DAY)
-        failed = store.failures_of_run(run.id)
+        run = store.runs.newest(LINE, DAY, DAY)
+        failed = store.runs.failures(run.id)
     scores = scores_of_the_day()
     reasons = scores["reason"].where(scores["verdict"] == "unusable", SCORED).to_dict()
     strays = {key: outcome for key, outcome in outcomes.items() if outcome == STRAY}

@@ -14,7 +14,8 @@ from flows.score_batch import score_batch
 from flows.train_ganomaly import train_ganomaly
 from infra.local_s3 import LocalS3
 from tasks.bucket import bucket as object_store
-from tasks.bucket.bucket import ObjectStore, ObjectStoreError
+from tasks.bucket.bucket import ObjectStore
+from tasks.bucket.failures import ObjectStoreError
 from tasks.report.publish import publish_report
 from tasks.systems import open_systems
 
@@ -94,20 +95,20 @@ def test_a_full_bucket_costs_no_verdict(bucket: ObjectStore, small_disk: Path, w
         with pytest.raises(ObjectStoreError, match="cannot write it"):
             score_batch(LINE, NIGHT, device="cpu")
     store = open_systems(LINE).store
-    full = store.newest_run(LINE, NIGHT, NIGHT)
+    full = store.runs.newest(LINE, NIGHT, NIGHT)
     assert full.state == "failed"
     assert full.listed == 40 == full.scored + full.failed
     assert full.failed >= 8
     assert full.flagged == 0
-    assert set(store.failures_of_run(full.id)["reason"]) == {"overlay_failed"}
+    assert set(store.runs.failures(full.id)["reason"]) == {"overlay_failed"}
 
     filler.unlink()
     repaired = score_batch(LINE, NIGHT, device="cpu")
     counts = repaired.counts
     assert (counts.scored, counts.already_scored, counts.failed) == (full.failed, full.scored, 0)
     assert counts.flagged == full.failed
-    flagged = store.flagged_parts(LINE, NIGHT)
+    flagged = store.scores.flagged_parts(LINE, NIGHT)
     assert len(flagged) == full.failed
-    scores = store.scores_of_window(LINE, NIGHT, NIGHT, full.model_version, full.calibration_id)
+    scores = store.scores.of_window(LINE, NIGHT, NIGHT, full.model_version, full.calibration_id)
     for key in scores["heat_map_key"].dropna():
         assert bucket.get(key).startswith(b"\xff\xd8")

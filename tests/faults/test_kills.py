@@ -26,7 +26,8 @@ from prefect.settings import PREFECT_API_URL
 
 from infra.local_s3 import LocalS3
 from tasks.registry.registry import ModelRegistry
-from tasks.store.store import ReportStore, ScoringRun
+from tasks.store.store import ReportStore
+from tasks.store.tables import ScoringRun
 from tests.faults.fault_proxy import PASSING_FAULTS, FaultProxy
 from tests.faults.night_process import Nights
 from tests.faults.postgres_cluster import Cluster, tell
@@ -43,7 +44,7 @@ SHARED_LEASE_S = 4.0
 SOON_S = 120.0
 
 LINE_FILE = f"""
-line = "{LINE}"
+name = "{LINE}"
 recipe = {{size_px = 32}}
 network = {{features = 8, latent_size = 16}}
 training = {{epochs = 2, batch_size = 16}}
@@ -95,7 +96,7 @@ class Plant:
     def runs(self) -> list[ScoringRun]:
         """All scoring runs, oldest first."""
         with ReportStore(self.environment["INSPECTION_STORE_URL"]) as store:
-            return sorted(store.runs(LINE, limit=1000), key=lambda run: run.started_at)
+            return sorted(store.runs.of_line(LINE, limit=1000), key=lambda run: run.started_at)
 
 
 @dataclass(frozen=True)
@@ -107,23 +108,22 @@ class Outcome:
     report: pd.DataFrame
     overlays: set[str]
     counts: dict[str, int]
-    claims: int
+    leases: int
 
 
 def outcome_of(plant: Plant) -> Outcome:
     """Read the report store, the published report and the bucket."""
     newest = plant.runs()[-1]
     with ReportStore(plant.environment["INSPECTION_STORE_URL"]) as store:
-        images = store.recorded_images(LINE, NIGHT, NIGHT).drop(columns="id")
+        images = store.images.recorded(LINE, NIGHT, NIGHT).drop(columns="id")
         judge = (newest.model_version, newest.calibration_id)
-        scores = store.scores_of_window(LINE, NIGHT, NIGHT, *judge).drop(columns="run_id")
+        scores = store.scores.of_window(LINE, NIGHT, NIGHT, *judge).drop(columns="run_id")
     assert newest.report_key is not None
     report = pd.read_parquet(plant.bucket / newest.report_key.replace("report.html", "scores.parquet"))
     folder = plant.bucket / "reports" / LINE / str(NIGHT) / "overlays"
     engine = sa.create_engine(plant.environment["INSPECTION_STORE_URL"])
     with engine.connect() as connection:
-        claims = connection.execute(sa.text("SELECT count(*) FROM claim")).scalar_one()
-        claims += connection.execute(sa.text("SELECT count(*) FROM lease")).scalar_one()
+        leases = connection.execute(sa.text("SELECT count(*) FROM lease")).scalar_one()
     engine.dispose()
     return Outcome(
         images,
@@ -131,7 +131,7 @@ def outcome_of(plant: Plant) -> Outcome:
         report.drop(columns="run_id"),
         {path.relative_to(plant.bucket).as_posix() for path in folder.iterdir()},
         {"listed": newest.listed, "judged": newest.scored + newest.already_scored, "unusable": newest.unusable},
-        claims,
+        leases,
     )
 
 
@@ -146,7 +146,7 @@ def assert_same(found: Outcome, reference: Outcome) -> None:
         )
     assert found.overlays == reference.overlays
     assert found.counts == reference.counts
-    assert found.claims == 0
+    assert found.leases == 0
 
 
 def draw_plate(rng: np.random.Generator, *, defect: bool) -> bytes:
@@ -296,7 +296,7 @@ def kill_often(plant: Plant, reference: Reference, rng: random.Random) -> Counte
     outcome="the next run goes on where it stopped; in the end rows, report and overlays of an undisturbed night",
 )
 def test_a_night_that_is_killed_twenty_times(plant: Plant, reference: Reference) -> None:
-    """Broken if a kill at any point loses, doubles or changes a row, or leaves an overlay or a claim behind."""
+    """Broken if a kill at any point loses, doubles or changes a row, or leaves an overlay or a lease behind."""
     rng = random.Random(plant.folder.name)
     phases = kill_often(plant, reference, rng)
     time.sleep(LEASE_S)
@@ -327,10 +327,10 @@ def kill_either(plant: Plant, environment: dict[str, str], rng: random.Random) -
 @pytest.mark.timeout(1200)
 @pytest.mark.fault(
     area="Process",
-    fault="two runs share one night of 3,000 images, 20 times one of them is killed at a random point and replaced, "
-    "and 5 % of the requests to S3 go wrong",
-    outcome="no image is committed twice, the others take over what a dead one held; in the end rows, report and "
-    "overlays of an undisturbed night",
+    fault="two runs at once of one night of 3,000 images, 20 times one of them is killed at a random point and "
+    "replaced, and 5 % of the requests to S3 go wrong",
+    outcome="no image is committed twice, the other waits and goes on where a dead one stopped; in the end rows, "
+    "report and overlays of an undisturbed night",
 )
 def test_two_runs_at_once_with_faults_and_twenty_kills(plant: Plant, reference: Reference) -> None:
     """Broken if two runs commit an image twice, or if a dead run's images or a bad network's are lost or changed."""
@@ -369,7 +369,7 @@ def test_an_ingest_that_is_killed(plant: Plant, reference: Reference) -> None:
     plant.finish("ingest_images")
     with ReportStore(plant.environment["INSPECTION_STORE_URL"]) as store:
         pd.testing.assert_frame_equal(
-            store.recorded_images(LINE, NIGHT, NIGHT).drop(columns="id"), reference.outcome.images
+            store.images.recorded(LINE, NIGHT, NIGHT).drop(columns="id"), reference.outcome.images
         )
     assert set(Counter(plant.journal.read_text(encoding="utf-8").splitlines()).values()) == {1}, "fetched twice"
 
@@ -422,7 +422,7 @@ def test_sigterm_finishes_the_chunk(plant: Plant, reference: Reference, shared: 
         newest = plant.runs()[-1]
         assert newest.state == "interrupted"
         with ReportStore(plant.environment["INSPECTION_STORE_URL"]) as store:
-            judged = store.judged(LINE, NIGHT, NIGHT, newest.model_version, newest.calibration_id)
+            judged = store.scores.judged(LINE, NIGHT, NIGHT, newest.model_version, newest.calibration_id)
         assert len(judged) == plant.committed() < IMAGES
         if sent == signal.SIGTERM:
             assert newest.scored + newest.unusable == len(judged)
@@ -444,10 +444,10 @@ def test_sigterm_finishes_the_chunk(plant: Plant, reference: Reference, shared: 
 @pytest.mark.fault(
     area="Process",
     fault="a run is suspended for longer than its lease and wakes up again",
-    outcome="another run takes its images over; the one that woke up does no harm and ends well",
+    outcome="another run takes its window over; the one that woke up does no harm and ends well",
 )
 @pytest.mark.parametrize("plant", ["postgresql"], indirect=True)
-def test_a_suspended_run_loses_its_claims(plant: Plant, reference: Reference) -> None:
+def test_a_suspended_run_loses_its_window(plant: Plant, reference: Reference) -> None:
     """Broken if a virtual machine that was paused holds the night up, or writes rows a second time when it goes on."""
     sleeper = plant.start()
     wait_for(lambda: plant.committed() > 100, plant)

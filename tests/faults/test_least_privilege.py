@@ -36,7 +36,7 @@ LINE = "plates"
 WEEK = [date(2026, 3, day) for day in range(2, 8)]
 LAST_DAY = date(2026, 3, 8)
 OTHER_LINE = "panes"  # looks at the same images
-LINE_FILE = """line = "{line}"
+LINE_FILE = """name = "{line}"
 [images]
 prefix = "images/plates/"
 normal_list = "normal/plates.csv"

@@ -16,7 +16,8 @@ from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 from infra.local_s3 import LocalS3
 from tasks.bucket import bucket as object_store
-from tasks.bucket.bucket import ObjectCorruptedError, ObjectDeniedError, ObjectStore, ObjectStoreError
+from tasks.bucket.bucket import ObjectStore
+from tasks.bucket.failures import ObjectCorruptedError, ObjectDeniedError, ObjectStoreError
 from tasks.night.fetching import FetchedImage, fetch_images
 from tasks.night.listing import ListedImage
 
@@ -238,8 +239,8 @@ def test_a_long_outage_costs_each_image_little(
     bucket: ObjectStore, through: ObjectStore, fault_proxy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten thousand images would each wait for all attempts: days instead of minutes."""
-    monkeypatch.setattr(object_store, "OUTAGE_S", 0)
-    monkeypatch.setattr(object_store, "OUTAGE_FAILURES", 2 * ATTEMPTS)
+    monkeypatch.setattr("tasks.bucket.habits.OUTAGE_S", 0)
+    monkeypatch.setattr("tasks.bucket.habits.OUTAGE_FAILURES", 2 * ATTEMPTS)
     bucket.put("a.png", b"x", "image/png")
     fault_proxy.set_faults([{"fault": "internal_error"}])
     for _ in range(10):

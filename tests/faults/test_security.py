@@ -38,7 +38,7 @@ PACKAGES = ("ganomaly", "tasks", "flows", "deployments", "infra")
 LINE = "plates"
 WEEK = [date(2026, 3, day) for day in range(2, 8)]
 LAST_DAY = date(2026, 3, 8)
-LINE_FILE = """line = "plates"
+LINE_FILE = """name = "plates"
 [recipe]
 size_px = 32
 [network]

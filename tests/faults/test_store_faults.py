@@ -17,12 +17,14 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from tasks.store import store as report_store
-from tasks.store.store import ImageRecord, JudgedImage, ReportStore, ReportStoreError, ScoreRecord
+from tasks.store import database
+from tasks.store.database import ReportStoreError
+from tasks.store.runs import new_run_id
+from tasks.store.store import ReportStore
+from tasks.store.tables import ImageRecord, JudgedImage, ScoreRecord
 from tests.faults.postgres_cluster import Cluster, tell
 
 DAY = date(2026, 3, 9)
-WORK = "score v3 cal-1"
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def store(url: str) -> Iterator[ReportStore]:
 @pytest.fixture
 def sqlite_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of a fresh store on SQLite whose clients give up waiting for a lock after 0.2 seconds."""
-    monkeypatch.setattr(report_store, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.2)
     with ReportStore(f"sqlite:///{tmp_path}/inspection.db") as store:
         store.prepare()
     return tmp_path / "inspection.db"
@@ -54,7 +56,7 @@ def sqlite_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def start(store: ReportStore) -> str:
     """A new run; its id."""
     detector = {"model_name": "ganomaly-cells", "model_version": 3, "calibration_id": "cal-1"}
-    return store.start_run("cells", DAY, DAY, **detector, snapshot_id="snap-1", code_version="0.1.0").id
+    return store.runs.start(new_run_id(), "cells", DAY, DAY, **detector, snapshot_id="snap-1", code_version="0.1.0").id
 
 
 def chunk(number: int, size: int = 20) -> list[JudgedImage]:
@@ -73,8 +75,8 @@ def keys(judged: list[JudgedImage]) -> set[tuple[str, str]]:
 
 def verdicts(store: ReportStore) -> int:
     """How many verdicts are there; every image has one."""
-    scores = store.scores_of_window("cells", DAY, DAY, 3, "cal-1")
-    assert len(scores) == len(set(scores["key"])) == len(store.recorded_images("cells", DAY, DAY))
+    scores = store.scores.of_window("cells", DAY, DAY, 3, "cal-1")
+    assert len(scores) == len(set(scores["key"])) == len(store.images.recorded("cells", DAY, DAY))
     return len(scores)
 
 
@@ -126,14 +128,12 @@ def test_a_restart_in_the_middle(
     restarts = in_a_moment(0, restart_twice)
     number = 0
     while number < 30 or not over.is_set():
-        store.claim_images(run, "cells", WORK, list(keys(chunk(number))))
-        assert store.commit_scores(run, WORK, chunk(number), []) == keys(chunk(number))
+        assert store.scores.commit(run, chunk(number), []) == keys(chunk(number))
         number += 1
     restarts.join()
     assert verdicts(store) == 20 * number
     assert any("trying again" in message for message in caplog.messages)
     assert "geheim" not in caplog.text
-    assert store.claim_images("other", "cells", WORK, list(keys(chunk(0)))) == keys(chunk(0))
 
 
 @pytest.mark.fault(
@@ -148,7 +148,7 @@ def test_a_database_that_is_away_for_some_seconds(cluster: Cluster, url: str) ->
             store.prepare()
         run = start(store)
         with cluster.away(2, "immediate"):
-            assert store.commit_scores(run, WORK, chunk(1), []) == keys(chunk(1))
+            assert store.scores.commit(run, chunk(1), []) == keys(chunk(1))
         assert verdicts(store) == 20
 
 
@@ -160,7 +160,7 @@ def test_a_database_that_is_away_for_some_seconds(cluster: Cluster, url: str) ->
 def test_a_database_that_stays_away(cluster: Cluster, url: str) -> None:
     """Broken if a run waits for ever, or says something that an operator cannot use, or shows a password."""
     with ReportStore(url, patience_s=1) as store, cluster.down(), pytest.raises(ReportStoreError) as caught:
-        store.end_dead_runs("cells")
+        store.runs.end_dead("cells")
     shown = f"report store postgresql\\+psycopg://inspection:\\*\\*\\*@127.0.0.1:{cluster.port}/test_"
     assert caught.match(rf"{shown}\w+: away for \d+ s \(.*refused.*\); see that .* then run the same command again")
     assert "geheim" not in str(caught.value)
@@ -205,8 +205,8 @@ def test_a_connection_cut_in_the_middle_of_a_chunk(store: ReportStore, url: str)
             pids.append(connection.connection.dbapi_connection.info.backend_pid)
             tell(url, f"SELECT pg_terminate_backend({pids[0]}, 5000)")
 
-    sa.event.listen(store._engine, "before_cursor_execute", cut)
-    assert store.commit_scores(run, WORK, chunk(1), []) == keys(chunk(1))
+    sa.event.listen(store.database.engine, "before_cursor_execute", cut)
+    assert store.scores.commit(run, chunk(1), []) == keys(chunk(1))
     assert len(pids) == 1
     assert verdicts(store) == 20
 
@@ -218,13 +218,13 @@ def test_a_connection_cut_in_the_middle_of_a_chunk(store: ReportStore, url: str)
 )
 def test_a_server_that_hangs(store: ReportStore, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken if a hung server hangs the night with it."""
-    monkeypatch.setattr(report_store, "TRANSACTION_LIMIT_S", 1.0)
+    monkeypatch.setattr(database, "TRANSACTION_LIMIT_S", 1.0)
     run = start(store)
     ours = "application_name = 'inspection' AND datname = current_database()"
     (pid,) = tell(url, f"SELECT pid FROM pg_stat_activity WHERE {ours}")
     os.kill(pid, signal.SIGSTOP)
     try:
-        assert store.commit_scores(run, WORK, chunk(1), []) == keys(chunk(1))
+        assert store.scores.commit(run, chunk(1), []) == keys(chunk(1))
     finally:
         os.kill(pid, signal.SIGCONT)
     assert verdicts(store) == 20
@@ -239,13 +239,13 @@ def test_a_row_that_somebody_else_holds(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Broken if a forgotten session of an administrator ends the night."""
-    monkeypatch.setattr(report_store, "LOCK_TIMEOUT_S", 1)
+    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 1)
     engine = sa.create_engine(url)
     with ReportStore(url) as store, engine.connect() as other:
         run = start(store)
         other.exec_driver_sql("LOCK TABLE score IN SHARE MODE")
         freed = in_a_moment(2, other.rollback)
-        assert store.commit_scores(run, WORK, chunk(1), []) == keys(chunk(1))
+        assert store.scores.commit(run, chunk(1), []) == keys(chunk(1))
         freed.join()
         assert verdicts(store) == 20
     engine.dispose()
@@ -266,7 +266,7 @@ def test_a_locked_sqlite_file_that_is_freed(sqlite_path: Path, caplog: pytest.Lo
         freed = in_a_moment(1, free)
         run = start(store)
         freed.join()
-        assert store.commit_scores(run, WORK, chunk(1), []) == keys(chunk(1))
+        assert store.scores.commit(run, chunk(1), []) == keys(chunk(1))
         assert verdicts(store) == 20
     assert any("trying again: database is locked" in message for message in caplog.messages)
 
@@ -282,9 +282,9 @@ def test_a_locked_sqlite_file_that_stays_locked(sqlite_path: Path) -> None:
         run = start(store)
         with locked(sqlite_path):
             with pytest.raises(ReportStoreError, match=rf"{sqlite_path}: away for \d+ s \(database is locked\)"):
-                store.commit_scores(run, WORK, chunk(1), [])
-            assert store.run(run).state == "running"
-        assert store.commit_scores(run, WORK, chunk(1), []) == keys(chunk(1))
+                store.scores.commit(run, chunk(1), [])
+            assert store.runs.get(run).state == "running"
+        assert store.scores.commit(run, chunk(1), []) == keys(chunk(1))
 
 
 @contextmanager
@@ -305,7 +305,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple
             def limit(connection: Any, *_: Any) -> None:
                 connection.execute(f"PRAGMA max_page_count = {pages[0]}")
 
-            sa.event.listen(store._engine, "connect", limit)
+            sa.event.listen(store.database.engine, "connect", limit)
             store.prepare()
             yield store, lambda: (pages.append(pages.pop() * 100), store.close())
         return
@@ -336,14 +336,14 @@ def test_no_room_for_the_sqlite_file(small_disk: tuple[ReportStore, Callable[[],
 
     def fill_up() -> None:
         while True:
-            store.commit_scores(run, WORK, chunk(len(done)), [])
+            store.scores.commit(run, chunk(len(done)), [])
             done.append(20)
 
     with pytest.raises(ReportStoreError, match=r"inspection\.db: .*full.* then run the same command again"):
         fill_up()
     assert verdicts(store) == sum(done) > 0
     make_room()
-    assert store.commit_scores(run, WORK, chunk(len(done)), []) == keys(chunk(len(done)))
+    assert store.scores.commit(run, chunk(len(done)), []) == keys(chunk(len(done)))
     assert verdicts(store) == sum(done) + 20
-    with store._engine.begin() as connection:
+    with store.database.engine.begin() as connection:
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"

@@ -170,7 +170,7 @@ def test_a_trace_needs_neither_mlflow_nor_the_bucket(night: NightResult, monkeyp
 def test_mlflow_away_at_the_start_of_a_night(night: NightResult, bucket, store: ReportStore, monkeypatch) -> None:
     """Broken if a night goes on without knowing its champion, leaves something half-done, or prints the password."""
     bucket.put(key_of(NIGHT, "late"), plate(6000), "image/png")
-    before = store.runs(LINE, 10)
+    before = store.runs.of_line(LINE, 10)
     monkeypatch.setattr(pin_model, "retry_delay_seconds", [0, 0, 0])
     port = closed_port()
     with monkeypatch.context() as patch:
@@ -180,5 +180,5 @@ def test_mlflow_away_at_the_start_of_a_night(night: NightResult, bucket, store: 
         with pytest.raises(RegistryUnreachableError, match=f"MLflow at http://127.0.0.1:{port}") as caught:
             score_batch(LINE, NIGHT, device="cpu")
     assert "canary-9f3" not in str(caught.value)
-    assert store.runs(LINE, 10) == before
+    assert store.runs.of_line(LINE, 10) == before
     assert score_batch(LINE, NIGHT, device="cpu").counts.scored == 1

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 LINE = "rings"
 WEEK, NIGHT = date(2026, 3, 2), date(2026, 3, 3)
-TOML = f"""line = "{LINE}"
+TOML = f"""name = "{LINE}"
 input = "features"
 [images]
 key_pattern = "{{date}}/{{part}}.png"
@@ -67,7 +67,7 @@ def test_a_line_of_features_has_its_nights(plant: ObjectStore) -> None:
     systems = open_systems(LINE)
     version = systems.registry.champion(LINE)
     assert version is not None
-    scores = systems.store.scores_of_window(LINE, NIGHT, NIGHT, 1, version.calibration_id)
+    scores = systems.store.scores.of_window(LINE, NIGHT, NIGHT, 1, version.calibration_id)
     judged = scores[scores["verdict"] != "unusable"]
     assert roc_auc_score(judged["part"].str.startswith("d"), judged["raw_score"]) > 0.95
     flagged = pd.read_csv(io.BytesIO(plant.get(night.report_key.replace("report.html", "flagged.csv"))))

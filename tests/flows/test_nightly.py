@@ -29,6 +29,7 @@ from tasks.night.accounting import AccountingError
 from tasks.night.score import NoChampionError
 from tasks.registry.reaching import ModelRegistryError
 from tasks.store.run import FailedImagesError
+from tasks.store.scores import Scores
 from tasks.store.store import ReportStore
 from tasks.systems import Systems, open_systems
 from tests.faults.fault_proxy import FaultProxy
@@ -80,8 +81,8 @@ def test_a_night_end_to_end(trained: ObjectStore) -> None:
     champion = systems.registry.champion(LINE)
     assert champion is not None
     assert champion.version == night.model_version == 1
-    assert systems.store.last_promotion(LINE).version == 1
-    scores = systems.store.scores_of_window(LINE, LAST_DAY, LAST_DAY, 1, champion.calibration_id)
+    assert systems.store.decisions.last_promotion(LINE).version == 1
+    scores = systems.store.scores.of_window(LINE, LAST_DAY, LAST_DAY, 1, champion.calibration_id)
     judged = scores[scores["verdict"] != "unusable"]
     assert roc_auc_score(judged["part"].str.startswith("d"), judged["raw_score"]) > 0.9
     assert dict(scores[scores["verdict"] == "unusable"].set_index("part")["reason"]) == {
@@ -138,8 +139,8 @@ def test_only_what_is_new_is_scored(trained: ObjectStore, store: ReportStore) ->
     assert len(report) == 43
     assert report["key"].is_unique
 
-    old, new = store.find_images(key_of(LAST_DAY, "g0000"))
-    first, later = store.verdicts_of([old.id, new.id])
+    old, new = store.images.find(key_of(LAST_DAY, "g0000"))
+    first, later = store.scores.of_images([old.id, new.id])
     assert (first.etag, later.etag, later.run_id) == (old.etag, new.etag, second.run_id)
     assert old.etag != new.etag
     assert (first.verdict, later.verdict) == ("ok", "flagged")
@@ -160,12 +161,12 @@ def test_a_night_fetches_every_image_once(trained: ObjectStore, monkeypatch) -> 
     monkeypatch.setattr(ObjectStore, "get", counting_get)
     monkeypatch.setattr(ObjectStore, "get_listed", counting_get_listed)
     nightly(LINE, LAST_DAY, device="cpu")
-    flagged = open_systems(LINE).store.flagged_parts(LINE, LAST_DAY)
+    flagged = open_systems(LINE).store.scores.flagged_parts(LINE, LAST_DAY)
     assert len(flagged) > 0
     assert [key for key in fetched if not key.startswith("images/")] == []
     assert len(fetched) == 42
     assert sum(fetched.values()) == 42 + len(flagged)  # the report shows the flagged ones
-    recorded = open_systems(LINE).store.recorded_images(LINE, LAST_DAY, LAST_DAY)
+    recorded = open_systems(LINE).store.images.recorded(LINE, LAST_DAY, LAST_DAY)
     assert len(recorded) == 42
     assert ingest_images(LINE, LAST_DAY).already_recorded == 42
 
@@ -174,7 +175,7 @@ def test_a_line_without_a_model_is_ingested_all_the_same(plant: ObjectStore) -> 
     """Broken if a new line's nights leave nothing behind that a first model could learn from."""
     with pytest.raises(NoChampionError, match=r"ganomaly-plates has no champion .* `inspection train plates`"):
         nightly(LINE, WEEK[0])
-    assert len(open_systems(LINE).store.recorded_images(LINE, WEEK[0], WEEK[0])) == 20
+    assert len(open_systems(LINE).store.images.recorded(LINE, WEEK[0], WEEK[0])) == 20
 
 
 def test_late_images_of_the_day_before_are_judged_by_that_days_model(trained: ObjectStore) -> None:
@@ -187,32 +188,32 @@ def test_late_images_of_the_day_before_are_judged_by_that_days_model(trained: Ob
     trained.put(key_of(next_day, "g9000"), plate(9000), "image/png")
     night = nightly(LINE, next_day, device="cpu")
     assert (night.model_version, night.counts.listed, night.counts.scored) == (2, 1, 1)
-    revisit = systems.store.newest_run(LINE, LAST_DAY, LAST_DAY)
+    revisit = systems.store.runs.newest(LINE, LAST_DAY, LAST_DAY)
     assert (revisit.model_version, revisit.state, revisit.scored, revisit.already_scored) == (1, "completed", 1, 40)
     assert revisit.report_key != first.report_key
     report = pd.read_parquet(io.BytesIO(trained.get(revisit.report_key.replace("report.html", "scores.parquet"))))
     assert key_of(LAST_DAY, "late") in set(report["key"])
     assert set(report["model_version"]) == {1}
     assert nightly(LINE, next_day, device="cpu").counts.scored == 0
-    assert systems.store.newest_run(LINE, LAST_DAY, LAST_DAY).id == revisit.id
+    assert systems.store.runs.newest(LINE, LAST_DAY, LAST_DAY).id == revisit.id
 
 
 def test_an_unfinished_night_keeps_its_model(trained: ObjectStore, monkeypatch) -> None:
     """Broken if a night that broke off is judged half by one model and half by the next champion."""
     systems = open_systems(LINE)
-    real_commit, commits = ReportStore.commit_scores, []
+    real_commit, commits = Scores.commit, []
 
-    def commit_once(self: ReportStore, *args: object) -> set[tuple[str, str]]:
+    def commit_once(self: Scores, *args: object) -> set[tuple[str, str]]:
         if commits:
             raise KeyboardInterrupt
         commits.append(1)
         return real_commit(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ReportStore, "commit_scores", commit_once)
+        patch.setattr(Scores, "commit", commit_once)
         with pytest.raises(KeyboardInterrupt):
             score_batch(LINE, LAST_DAY, device="cpu")
-    broken_off = systems.store.newest_run(LINE, LAST_DAY, LAST_DAY)
+    broken_off = systems.store.runs.newest(LINE, LAST_DAY, LAST_DAY)
     assert (broken_off.state, broken_off.model_version) == ("interrupted", 1)
     promote_a_copy(systems)
     night = score_batch(LINE, LAST_DAY, device="cpu")
@@ -255,23 +256,23 @@ def test_an_object_beyond_the_size_limit_is_never_fetched(trained: ObjectStore, 
     monkeypatch.setattr(ObjectStore, "get_listed", get)
     night = score_batch(LINE, LAST_DAY, device="cpu")
     assert (night.counts.listed, night.counts.scored, night.counts.unusable) == (44, 40, 4)
-    failures = open_systems(LINE).store.failures_of_run(night.run_id).set_index("key")
+    failures = open_systems(LINE).store.runs.failures(night.run_id).set_index("key")
     assert failures.loc[huge, "reason"] == "object_too_large"
     assert "images.max_bytes allows 19999" in failures.loc[huge, "detail"]
 
 
 def test_a_verdict_that_is_not_in_the_store_ends_the_run_loudly(trained: ObjectStore, monkeypatch) -> None:
     """Broken if the accounting believes its own counters although the report store lacks a listed image."""
-    real_commit = ReportStore.commit_scores
+    real_commit = Scores.commit
 
-    def lose_one(self: ReportStore, run_id: str, work: str, judged: list, failures: list) -> set[tuple[str, str]]:
-        real_commit(self, run_id, work, judged[1:], failures)
+    def lose_one(self: Scores, run_id: str, judged: list, failures: list) -> set[tuple[str, str]]:
+        real_commit(self, run_id, judged[1:], failures)
         return {(one.image.key, one.image.etag) for one in judged}
 
-    monkeypatch.setattr(ReportStore, "commit_scores", lose_one)
+    monkeypatch.setattr(Scores, "commit", lose_one)
     with pytest.raises(AccountingError, match="listed images have neither a verdict nor a failure"):
         score_batch(LINE, LAST_DAY, device="cpu")
-    assert open_systems(LINE).store.newest_run(LINE, LAST_DAY, LAST_DAY).state == "failed"
+    assert open_systems(LINE).store.runs.newest(LINE, LAST_DAY, LAST_DAY).state == "failed"
 
 
 def test_an_image_that_vanishes_is_named_and_the_night_is_complete(trained: ObjectStore, monkeypatch) -> None:
@@ -304,9 +305,9 @@ def test_images_that_s3_does_not_give_are_repaired(trained: ObjectStore, store: 
         with pytest.raises(FailedImagesError, match="10 of 43 images could not be read"):
             nightly(LINE, LAST_DAY, device="cpu")
         assert proxy.counts()["internal_error"] >= 2 * 10
-        failed = store.newest_run(LINE, LAST_DAY, LAST_DAY)
+        failed = store.runs.newest(LINE, LAST_DAY, LAST_DAY)
         assert (failed.state, failed.listed, failed.scored, failed.unusable, failed.failed) == ("failed", 43, 30, 3, 10)
-        named = store.failures_of_run(failed.id).set_index("key")
+        named = store.runs.failures(failed.id).set_index("key")
         assert (named["reason"] == "fetch_failed").sum() == 10
         assert "InternalError" in named.loc[key_of(LAST_DAY, "g0003"), "detail"]
         assert key_of(LAST_DAY, "g0003") in trained.get(failed.report_key).decode()
@@ -422,7 +423,7 @@ def test_the_registered_model_answers_like_the_store(trained: ObjectStore) -> No
     score_batch(LINE, LAST_DAY, device="cpu")
     systems = open_systems(LINE)
     champion = systems.registry.champion(LINE)
-    scores = systems.store.scores_of_window(LINE, LAST_DAY, LAST_DAY, 1, champion.calibration_id).set_index("part")
+    scores = systems.store.scores.of_window(LINE, LAST_DAY, LAST_DAY, 1, champion.calibration_id).set_index("part")
     row = scores.loc["d0003"]
     command = [sys.executable, "-c", PREDICT, systems.registry.tracking_uri, f"models:/ganomaly-{LINE}@champion"]
     done = subprocess.run(command, input=trained.get(row["key"]), capture_output=True, check=False)
@@ -439,7 +440,7 @@ def test_the_registered_model_answers_like_the_store(trained: ObjectStore) -> No
 def test_store_rows_lead_to_everything(trained: ObjectStore, store: ReportStore) -> None:
     """Broken if a run does not record which model, snapshot, calibration, code and flow run judged it."""
     night = score_batch(LINE, LAST_DAY, device="cpu")
-    run = store.run(night.run_id)
+    run = store.runs.get(night.run_id)
     champion = open_systems(LINE).registry.champion(LINE)
     assert (run.model_version, run.snapshot_id, run.calibration_id) == (
         1,

@@ -4,7 +4,7 @@ import pytest
 from prefect import flow, task
 
 from ganomaly import TrainingDataError
-from tasks.bucket.bucket import ObjectDeniedError, ObjectMissingError, ObjectStoreError
+from tasks.bucket.failures import ObjectDeniedError, ObjectMissingError, ObjectStoreError
 from tasks.registry.reaching import ModelRegistryError, RegistryUnreachableError
 from tasks.steps import NETWORK_STEP, RETRY_DELAYS_S
 

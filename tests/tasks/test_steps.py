@@ -4,7 +4,7 @@ import pytest
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.steps import unsearched
+from tasks.steps import quote
 
 
 class SearchedError(RuntimeError):
@@ -27,7 +27,7 @@ def length(values: list[int]) -> int:
 @flow
 def hand_over(values: list[int]) -> int:
     """Hand values to a task as they are."""
-    return length(unsearched(values))
+    return length(quote(values))
 
 
 @flow
@@ -37,15 +37,15 @@ def hand_over_plainly() -> int:
 
 
 @flow
-def hand_over_unsearched() -> int:
-    """Hand the same values over unsearched."""
-    return length(unsearched(Fragile([1, 2])))
+def hand_over_quote() -> int:
+    """Hand the same values over quote."""
+    return length(quote(Fragile([1, 2])))
 
 
 @pytest.mark.usefixtures("prefect_server")
 def test_prefect_does_not_look_into_it() -> None:
     """A night of a million images would wait for minutes before each task, or the task get something else."""
     assert hand_over([1, 2, 3]) == 3
-    assert hand_over_unsearched() == 2
+    assert hand_over_quote() == 2
     with pytest.raises(SearchedError):
         hand_over_plainly()

@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from sklearn.manifold import TSNE  # type: ignore[import-untyped]
+from sklearn.manifold import TSNE
 
 from ganomaly.evaluation.baselines import BASELINES
 from ganomaly.evaluation.paper.experiments import STUDIES
-from ganomaly.evaluation.paper.jobs import Row, read_arrays
+from ganomaly.evaluation.paper.rows import Row, read_arrays
 from ganomaly.evaluation.paper.tables import Comparison, Mean, auroc_of, compare, mean_over
 
 NORMAL, ABNORMAL = "#4c78a8", "#c0392b"

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from ganomaly.evaluation.paper.experiments import MAIN, METHODS
-from ganomaly.evaluation.paper.jobs import Row
+from ganomaly.evaluation.paper.rows import Row
 
 NONE = "-"
 

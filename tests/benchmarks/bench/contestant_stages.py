@@ -21,9 +21,11 @@ import torch
 from ganomaly import Detector
 from ganomaly.images.preparation import prepare_image, read_image
 from tasks.bucket.bucket import ObjectStore
-from tasks.night.score import overlay_jpeg
+from tasks.night.overlays import overlay_jpeg
 from tasks.settings import Settings
-from tasks.store.store import ImageRecord, JudgedImage, ReportStore, ScoreRecord
+from tasks.store.runs import new_run_id
+from tasks.store.store import ReportStore
+from tasks.store.tables import ImageRecord, JudgedImage, ScoreRecord
 from tests.benchmarks.bench.data import mixed
 from tests.benchmarks.bench.plant import LINE
 from tests.benchmarks.bench.serving import serve
@@ -153,21 +155,18 @@ def overlay(folder: str, n_images: int, defective_share: float, flagged: int) ->
 
 
 def store(url: str, n_images: int) -> dict[str, float]:
-    """Claim, look up and commit verdicts, chunk by chunk, as scoring does, into an empty report store."""
+    """Commit verdicts, chunk by chunk, as scoring does, into an empty report store."""
     fresh = _fresh_database(url)
     with ReportStore(fresh) as reports:
         reports.upgrade()
         day = date(2026, 3, 2)
         model = {"model_name": "m", "model_version": 1, "calibration_id": "c", "snapshot_id": "s", "code_version": "0"}
-        run = reports.start_run(LINE, day, day, **model)
+        run = reports.runs.start(new_run_id(), LINE, day, day, **model)
         rows = [_row(number, day) for number in range(n_images)]
 
         def write() -> None:
             for chunk in _chunks(rows):
-                pairs = [(row.image.key, row.image.etag) for row in chunk]
-                reports.claim_images(run.id, LINE, "score", pairs)
-                reports.judged_among(LINE, pairs, 1, "c")
-                reports.commit_scores(run.id, "score", chunk, [])
+                reports.scores.commit(run.id, chunk, [])
 
         return measured(n_images, write)
 

@@ -26,6 +26,7 @@ from tasks.lines.line import LineConfig
 from tasks.lines.window import Window
 from tasks.night.listing import list_window
 from tasks.night.score import drop_scored
+from tasks.store.runs import new_run_id
 from tasks.store.store import ReportStore
 from tasks.store.tables import image_table, score_table
 
@@ -49,7 +50,8 @@ class GeneratedBucket:
 
 def fill(store: ReportStore, bucket: GeneratedBucket, prefix: str) -> int:
     """Record and score every second object; gives how many."""
-    run = store.start_run(
+    run = store.runs.start(
+        new_run_id(),
         LINE,
         DAY,
         DAY,

@@ -134,7 +134,7 @@ def open_plant(plan: Plan, threads: int) -> Iterator[Plant]:
     (folder / "lines").mkdir(parents=True)
     (folder / "bucket" / BUCKET).mkdir(parents=True)
     (folder / "lines" / f"{LINE}.toml").write_text(
-        f'line = "{LINE}"\n[recipe]\nsize_px = {plan.night_px}\nwindow = 1.0\n[training]\nepochs = 2\n'
+        f'name = "{LINE}"\n[recipe]\nsize_px = {plan.night_px}\nwindow = 1.0\n[training]\nepochs = 2\n'
         "[calibration]\nfalse_reject_rate = 0.05\n",
         encoding="utf-8",
     )

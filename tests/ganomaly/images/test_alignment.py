@@ -6,7 +6,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ganomaly.errors import ImageError, TrainingDataError
-from ganomaly.images.alignment import Transform, _matrix, fit_reference, into_frame, out_of_frame
+from ganomaly.images.alignment import Transform, _matrix, into_frame, out_of_frame
+from ganomaly.images.frame import fit_reference
 from ganomaly.images.recipe import Recipe
 
 SIDE = 160

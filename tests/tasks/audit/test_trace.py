@@ -21,7 +21,9 @@ from ganomaly.scoring.calibration import Calibration
 from tasks.audit.verify import TOLERANCES, compare
 from tasks.bucket.bucket import ObjectStore
 from tasks.night.accounting import RunCounts
-from tasks.store.store import FailureRecord, ImageRecord, JudgedImage, ReportStore, ScoreRecord, StoredScore
+from tasks.store.runs import new_run_id
+from tasks.store.store import ReportStore
+from tasks.store.tables import FailureRecord, ImageRecord, JudgedImage, ScoreRecord, StoredScore
 
 ROOT = Path(__file__).resolve().parents[3]
 DAY = date(2026, 3, 9)
@@ -42,11 +44,11 @@ def score(raw: float) -> ScoreRecord:
 def judge(store: ReportStore, line: str, images: list[tuple[ImageRecord, float]], *failed: str) -> str:
     """Judge images in a completed run over DAY; gives its id."""
     names = {"model_name": f"ganomaly-{line}", "snapshot_id": "snap", "code_version": "0"}
-    run = store.start_run(line, DAY, DAY, model_version=3, calibration_id="cal", **names)
+    run = store.runs.start(new_run_id(), line, DAY, DAY, model_version=3, calibration_id="cal", **names)
     failures = [FailureRecord(key, "e1", "vanished", "it is gone") for key in failed]
-    store.commit_scores(run.id, "score v3 cal", [JudgedImage(found, score(raw)) for found, raw in images], failures)
+    store.scores.commit(run.id, [JudgedImage(found, score(raw)) for found, raw in images], failures)
     listed = len(images) + len(failed)
-    store.finish_run(run.id, RunCounts(listed=listed, scored=len(images), failed=len(failed)), "completed")
+    store.runs.finish(run.id, RunCounts(listed=listed, scored=len(images), failed=len(failed)), "completed")
     return run.id
 
 
@@ -54,7 +56,7 @@ def judge(store: ReportStore, line: str, images: list[tuple[ImageRecord, float]]
 def _plant(bucket: ObjectStore, store: ReportStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two lines, an empty bucket, and an MLflow that cannot be opened: these tests are not about it."""
     for line in ("plates", "rings"):
-        (tmp_path / "lines" / f"{line}.toml").write_text(f'line = "{line}"\n')
+        (tmp_path / "lines" / f"{line}.toml").write_text(f'name = "{line}"\n')
     monkeypatch.setenv("INSPECTION_MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/lines/plates.toml/mlflow.db")
 
 
@@ -127,7 +129,7 @@ def test_what_is_not_recorded_has_a_way_out(store: ReportStore, bucket: ObjectSt
     error = inspection("trace", key, code=1).stderr
     assert f"knows no part and no key '{key}' of any line" in error
     assert "run `inspection ingest plates --from 2026-03-09 --to 2026-03-09`" in error
-    store.commit_images("ingest-1", "plates", [image(key, "p1")])
+    store.images.commit("plates", [image(key, "p1")])
     assert f"did you mean '{key}'?" in inspection("trace", key[:-4], code=1).stderr
     assert "nor does a key in s3://" in inspection("trace", "p9", code=1).stderr
     assert "lines there: plates, rings" in inspection("trace", "p1", "--line", "plate", code=1).stderr
@@ -165,7 +167,7 @@ def test_runs_and_flagged_parts(store: ReportStore) -> None:
 def test_a_day_whose_run_is_not_complete_says_so(store: ReportStore) -> None:
     """Broken if the flagged parts of half a night pass for those of the night."""
     names = {"model_name": "ganomaly-plates", "snapshot_id": "snap", "code_version": "0"}
-    store.start_run("plates", DAY, DAY, model_version=3, calibration_id="cal", **names)
+    store.runs.start(new_run_id(), "plates", DAY, DAY, model_version=3, calibration_id="cal", **names)
     assert "the run is running: parts may be missing" in inspection("flagged", "plates", "--date", str(DAY)).stdout
 
 

@@ -19,13 +19,9 @@ from botocore.utils import parse_timestamp
 
 from infra.local_s3 import LocalS3
 from tasks.bucket import bucket as object_store
-from tasks.bucket.bucket import (
-    ObjectChangedError,
-    ObjectCorruptedError,
-    ObjectMissingError,
-    ObjectStore,
-    ObjectStoreError,
-)
+from tasks.bucket.bucket import ObjectStore
+from tasks.bucket.failures import ObjectChangedError, ObjectCorruptedError, ObjectMissingError, ObjectStoreError
+from tasks.bucket.habits import FOREIGN_ETAGS
 
 Answer = bytes | Callable[[bytes], bytes]
 Answering = Callable[..., AbstractContextManager[ObjectStore]]
@@ -106,7 +102,7 @@ def test_wrong_bytes_are_refused_where_listed_objects_were_right(answering: Answ
 
 def test_what_never_helps_is_given_up(answering: Answering, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a server that obstore does not get on with, every image of a night would be asked for twice."""
-    monkeypatch.setattr(object_store, "NEEDLESS_ATTEMPTS", 2)
+    monkeypatch.setattr("tasks.bucket.fast_transfers.NEEDLESS_ATTEMPTS", 2)
     answer = ok(b"hello", md5(b"hello").hexdigest())
     broken = answer[:40]
     with answering([broken, answer, broken, answer, answer]) as objects:
@@ -295,10 +291,10 @@ def test_etags_that_are_no_md5_are_told_from_wrong_bytes(
 ) -> None:
     """On a server with other ETags nothing could be read, or everything twice for ever."""
     other = ok(b"hello", md5(b"something else").hexdigest())
-    with answering([other, other] * object_store.FOREIGN_ETAGS + [other]) as objects:
-        for _ in range(object_store.FOREIGN_ETAGS + 1):
+    with answering([other, other] * FOREIGN_ETAGS + [other]) as objects:
+        for _ in range(FOREIGN_ETAGS + 1):
             assert objects.get("a.png") == b"hello"
-    assert caplog.text.count("s3://some-bucket/a.png: its ETag is not the MD5") == object_store.FOREIGN_ETAGS
+    assert caplog.text.count("s3://some-bucket/a.png: its ETag is not the MD5") == FOREIGN_ETAGS
 
 
 @pytest.mark.parametrize(

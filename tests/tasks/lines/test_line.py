@@ -16,7 +16,7 @@ DAY = date(2026, 3, 9)
 def write(folder: Path, text: str, line: str = "cells") -> Path:
     """Write a line file that begins with the line's own name."""
     path = folder / f"{line}.toml"
-    path.write_text(text if "line =" in text else f'line = "{line}"\n{text}', encoding="utf-8")
+    path.write_text(text if "name =" in text else f'name = "{line}"\n{text}', encoding="utf-8")
     return path
 
 
@@ -51,8 +51,8 @@ def test_the_detector_s_tables_reach_the_detector(tmp_path: Path) -> None:
         ("[scoring]\nfetch_threads = 0", r"scoring\.fetch_threads = 0: .*greater than or equal to 1"),
         ('timezone = "Europe/Frankfurt"', r"timezone = 'Europe/Frankfurt': .*IANA name"),
         ('timezone = "../UTC"', r"timezone = '\.\./UTC'"),
-        ('line = "Cells"', r"line = 'Cells': "),
-        ('line = "other"', r"line = 'other': must be 'cells', the name of the file"),
+        ('name = "Cells"', r"name = 'Cells': "),
+        ('name = "other"', r"name = 'other': must be 'cells', the name of the file"),
         ('[images]\nprefix = "images/cells"', r"images\.prefix = 'images/cells': "),
         ('[images]\nprefix = "/images/"', r"images\.prefix = '/images/': "),
         ('[images]\nkey_pattern = "{part}.png"', r"images\.key_pattern = .*: must contain \{date\}"),

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tasks.registry.reaching import DEFAULTS, RegistryUnreachableError, without_passwords
+from tasks.process import MLFLOW_DEFAULTS, set_up_process
+from tasks.registry.reaching import RegistryUnreachableError, without_passwords
 from tasks.registry.registry import ModelRegistry
 
 
 @pytest.fixture(autouse=True)
 def _own_mlflow_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a registry puts into the environment is gone after the test."""
-    for name in (*DEFAULTS, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+    for name in (*MLFLOW_DEFAULTS, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -49,9 +50,9 @@ def test_passwords_in_texts(text: str, shown: str) -> None:
 def test_limits_are_set_unless_the_user_did() -> None:
     """Broken if MLflow's own patience of many minutes is back, or the user's limits are overridden."""
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "77"
-    ModelRegistry("http://mlflow.plant:5000")
+    set_up_process()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == DEFAULTS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == MLFLOW_DEFAULTS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
 
 
 def test_a_database_that_cannot_be_opened(tmp_path: Path) -> None:

@@ -15,18 +15,10 @@ import pytest
 
 from tasks.night.accounting import RunCounts
 from tasks.report import report as report_module
-from tasks.report.report import (
-    FLAGGED_CSV_COLUMNS,
-    SCORE_SCHEMA,
-    NightReport,
-    Picture,
-    flagged_csv,
-    flagged_parts,
-    night_markdown,
-    report_html,
-    score_histogram,
-    scores_parquet,
-)
+from tasks.report.markdown import night_markdown
+from tasks.report.page import report_html, score_histogram
+from tasks.report.report import SCORE_SCHEMA, NightReport, Picture, flagged_parts
+from tasks.report.tables import FLAGGED_CSV_COLUMNS, flagged_csv, scores_parquet
 
 HOSTILE = "<script>alert(1)</script>\"'&.png"
 DAY = date(2025, 11, 14)

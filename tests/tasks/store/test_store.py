@@ -3,10 +3,8 @@
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
@@ -16,30 +14,26 @@ from typing import Any
 import pandas as pd
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from tasks.night.accounting import AccountingError, RunCounts
-from tasks.store import store as report_store
-from tasks.store.store import (
+from tasks.store.database import ReportStoreError, SchemaError
+from tasks.store.runs import new_run_id
+from tasks.store.store import ReportStore
+from tasks.store.tables import (
     FailureRecord,
     ImageRecord,
     JudgedImage,
-    ReportStore,
-    ReportStoreError,
-    SchemaError,
     ScoreRecord,
     ScoringRun,
-    _migrations,
-    _without_foreign_keys,
+    metadata,
 )
-from tasks.store.tables import claim_table, lease_table, metadata
+from tests.later_release import become_a_later_release
 
 DAY = date(2026, 3, 9)
 NOON = datetime(2026, 3, 9, 12, 0, 0, 123456, tzinfo=UTC)
 DETECTOR = (3, "cal-1")
-WORK = "score v3 cal-1"
 TABLES = metadata.tables.items()
 
 
@@ -83,7 +77,10 @@ def image(key: str, **changes: Any) -> ImageRecord:
 
 def start(store: ReportStore, line: str = "cells", model_version: int = 3) -> ScoringRun:
     """A new run over DAY."""
-    return store.start_run(
+    run_id = new_run_id()
+    store.leases.take(f"work of {run_id}", run_id)
+    return store.runs.start(
+        run_id,
         line,
         DAY,
         DAY,
@@ -106,13 +103,13 @@ def judge(store: ReportStore, keys_and_scores: dict[str, float | None], **of_run
     """Record and score images in a new run, see `score_of`."""
     run = start(store, **of_run)
     rows = [JudgedImage(image(key), score_of(raw)) for key, raw in keys_and_scores.items()]
-    assert len(store.commit_scores(run.id, WORK, rows, [])) == len(rows)
+    assert len(store.scores.commit(run.id, rows, [])) == len(rows)
     return run
 
 
 def record(store: ReportStore, rows: list[ImageRecord]) -> None:
     """Ingest images of line cells."""
-    store.commit_images("ingest-1", "cells", rows)
+    store.images.commit("cells", rows)
 
 
 def test_migrations_build_the_tables_of_the_code(store: ReportStore) -> None:
@@ -138,7 +135,7 @@ def test_a_new_sqlite_store_is_made_ready_and_a_postgresql_one_only_looked_at(ur
         store.prepare()
         store.upgrade()
         store.prepare()
-        assert store.last_promotion("cells") is None
+        assert store.decisions.last_promotion("cells") is None
 
 
 def test_who_only_looks_makes_and_upgrades_nothing(tmp_path: Path) -> None:
@@ -148,9 +145,6 @@ def test_who_only_looks_makes_and_upgrades_nothing(tmp_path: Path) -> None:
         with pytest.raises(SchemaError, match=r"inspection\.db: there is no such file; name the one"):
             store.check()
         assert list(tmp_path.iterdir()) == []
-        migrate(store, "0001")
-        with pytest.raises(SchemaError, match="older than this software needs; run `inspection db upgrade`"):
-            store.check()
         store.upgrade()
         store.check()
 
@@ -201,31 +195,31 @@ def test_an_image_is_recorded_once(store: ReportStore) -> None:
     """A repeated run would count an image twice or lose which row its score belongs to."""
     rows = [image(f"p{number}/top.png") for number in range(1200)]
     record(store, rows[:700])
-    first = store.known_images("cells", DAY, DAY)
+    first = store.images.known("cells", DAY, DAY)
     record(store, [*rows, rows[0]])
-    again = store.known_images("cells", DAY, DAY)
+    again = store.images.known("cells", DAY, DAY)
     assert len(again) == len(set(again.values())) == 1200
     assert {key: again[key] for key in first} == first
-    assert store.known_images("caps", DAY, DAY) == {}
+    assert store.images.known("caps", DAY, DAY) == {}
     record(store, [image("p1/top.png", etag="new")])
-    assert again.items() < store.known_images("cells", DAY, DAY).items()
+    assert again.items() < store.images.known("cells", DAY, DAY).items()
 
 
 def test_windows_include_both_ends(store: ReportStore) -> None:
     """The last day of a week would never be trained on or scored."""
     days = [DAY + timedelta(days=n) for n in range(-1, 4)]
     record(store, [image(f"{day}.png", production_date=day) for day in days])
-    found = store.recorded_images("cells", DAY, DAY + timedelta(days=2))
+    found = store.images.recorded("cells", DAY, DAY + timedelta(days=2))
     assert list(found["production_date"]) == days[1:4]
-    assert len(store.known_images("cells", DAY, DAY)) == 1
+    assert len(store.images.known("cells", DAY, DAY)) == 1
 
 
 def test_images_come_back_as_they_were_recorded(store: ReportStore) -> None:
     """Training could not tell which image it learns from, or which one could not be judged and why."""
     broken = image("c/top.png", usable=False, reason="unreadable", width_px=None, height_px=None, contrast=None)
     record(store, [broken, image("a/top.png")])
-    ids = store.known_images("cells", DAY, DAY)
-    first, second = store.recorded_images("cells", DAY, DAY).to_dict("records")
+    ids = store.images.known("cells", DAY, DAY)
+    first, second = store.images.recorded("cells", DAY, DAY).to_dict("records")
     assert first == {
         "id": ids["a/top.png", "etag of a/top.png"],
         "key": "a/top.png",
@@ -240,17 +234,17 @@ def test_images_come_back_as_they_were_recorded(store: ReportStore) -> None:
         "reason": None,
     }
     assert (second["key"], second["usable"], second["reason"]) == ("c/top.png", False, "unreadable")
-    assert store.recorded_images("nobody", DAY, DAY).empty
+    assert store.images.recorded("nobody", DAY, DAY).empty
 
 
 def test_times_come_back_aware_and_in_utc(store: ReportStore) -> None:
     """A night shift's images would move by the hours between the plant and Greenwich."""
     berlin = timezone(timedelta(hours=1))
     record(store, [image("a.png", captured_at=NOON.astimezone(berlin))])
-    (captured_at,) = store.recorded_images("cells", DAY, DAY)["captured_at"]
+    (captured_at,) = store.images.recorded("cells", DAY, DAY)["captured_at"]
     assert captured_at == NOON
     assert captured_at.utcoffset() == timedelta(0)
-    run = store.run(start(store).id)
+    run = store.runs.get(start(store).id)
     assert run.started_at.utcoffset() == timedelta(0)
     with pytest.raises(sa.exc.StatementError, match="has no time zone"):
         record(store, [image("b.png", captured_at=NOON.replace(tzinfo=None))])
@@ -260,14 +254,14 @@ def test_odd_text_is_data_and_nothing_else(store: ReportStore) -> None:
     """A key from a camera could change the query that it is part of."""
     keys = ["'; DROP TABLE image; --", 'a"b', "%s %(x)s :name ?", "日本 é", "back\\slash", "line\nbreak"]
     judge(store, dict.fromkeys(keys, 1.0))
-    assert {key for key, _ in store.judged("cells", DAY, DAY, *DETECTOR)} == set(keys)
-    assert store.judged("cells' OR '1'='1", DAY, DAY, *DETECTOR) == {}
+    assert {key for key, _ in store.scores.judged("cells", DAY, DAY, *DETECTOR)} == set(keys)
+    assert store.scores.judged("cells' OR '1'='1", DAY, DAY, *DETECTOR) == {}
 
 
 def test_scores_are_worst_first_with_plain_values(store: ReportStore) -> None:
     """The engineer would look at good parts first, or find "nan" where there is no heat map."""
     run = judge(store, {"a/1": 1.5, "b/1": 9.0, "c/1": None, "d/1": 2.5})
-    frame = store.scores_of_window("cells", DAY, DAY, *DETECTOR)
+    frame = store.scores.of_window("cells", DAY, DAY, *DETECTOR)
     assert list(frame["key"]) == ["b/1", "d/1", "a/1", "c/1"]
     assert list(frame["verdict"]) == ["flagged", "flagged", "ok", "unusable"]
     worst, unusable = frame.iloc[0], frame.iloc[-1]
@@ -283,9 +277,9 @@ def test_many_scores_come_piece_by_piece_and_share_equal_texts(
 ) -> None:
     """A night of 100,000 would lose or reorder rows, or hold its run's name 100,000 times."""
     judge(store, {f"{number:03}/1": float(number) for number in range(50)})
-    whole = store.scores_of_window("cells", DAY, DAY, *DETECTOR)
-    monkeypatch.setattr(report_store, "_ROWS_AT_ONCE", 20)
-    pieces = store.scores_of_window("cells", DAY, DAY, *DETECTOR)
+    whole = store.scores.of_window("cells", DAY, DAY, *DETECTOR)
+    monkeypatch.setattr("tasks.store.database._ROWS_AT_ONCE", 20)
+    pieces = store.scores.of_window("cells", DAY, DAY, *DETECTOR)
     pd.testing.assert_frame_equal(pieces, whole)
     assert list(whole["raw_score"]) == [float(number) for number in reversed(range(50))]
     assert len({id(run) for run in whole["run_id"]}) == 1
@@ -293,9 +287,9 @@ def test_many_scores_come_piece_by_piece_and_share_equal_texts(
 
 def test_an_empty_window_has_the_columns_of_a_full_one(store: ReportStore) -> None:
     """The report of a day without production would fail."""
-    empty = store.scores_of_window("cells", DAY, DAY, *DETECTOR)
+    empty = store.scores.of_window("cells", DAY, DAY, *DETECTOR)
     judge(store, {"a/1": 1.5})
-    full = store.scores_of_window("cells", DAY, DAY, *DETECTOR)
+    full = store.scores.of_window("cells", DAY, DAY, *DETECTOR)
     assert empty.empty
     assert empty.dtypes.to_dict() == full.dtypes.to_dict()
 
@@ -304,13 +298,13 @@ def test_a_detector_judges_an_image_once(store: ReportStore) -> None:
     """A run that is killed and repeated would overwrite or double its verdicts."""
     first = judge(store, {"a/1": 1.0})
     again = [JudgedImage(image("a/1"), ScoreRecord("flagged", 5.0, 0.8, 0.01))]
-    assert store.commit_scores(start(store).id, WORK, again, []) == set()
-    assert store.judged("cells", DAY, DAY, *DETECTOR) == {("a/1", "etag of a/1"): "ok"}
-    assert list(store.scores_of_window("cells", DAY, DAY, *DETECTOR)["run_id"]) == [first.id]
+    assert store.scores.commit(start(store).id, again, []) == set()
+    assert store.scores.judged("cells", DAY, DAY, *DETECTOR) == {("a/1", "etag of a/1"): "ok"}
+    assert list(store.scores.of_window("cells", DAY, DAY, *DETECTOR)["run_id"]) == [first.id]
     other = start(store, model_version=4)
-    assert store.commit_scores(other.id, WORK, again, []) == {("a/1", "etag of a/1")}
-    assert store.commit_scores(other.id, WORK, again, []) == set()
-    assert store.judged("cells", DAY, DAY, 4, "cal-1") == {("a/1", "etag of a/1"): "flagged"}
+    assert store.scores.commit(other.id, again, []) == {("a/1", "etag of a/1")}
+    assert store.scores.commit(other.id, again, []) == set()
+    assert store.scores.judged("cells", DAY, DAY, 4, "cal-1") == {("a/1", "etag of a/1"): "flagged"}
 
 
 @pytest.mark.parametrize(
@@ -321,9 +315,9 @@ def test_the_database_refuses_what_cannot_be(store: ReportStore, wrong: ScoreRec
     run = start(store)
     chunk = [JudgedImage(image("a/1"), score_of(1.0)), JudgedImage(image("a/2"), wrong)]
     with pytest.raises(sa.exc.IntegrityError):
-        store.commit_scores(run.id, WORK, chunk, [FailureRecord("a/3", "e", "vanished", "gone")])
-    assert store.judged("cells", DAY, DAY, *DETECTOR) == store.known_images("cells", DAY, DAY) == {}
-    assert store.failures_of_run(run.id).empty
+        store.scores.commit(run.id, chunk, [FailureRecord("a/3", "e", "vanished", "gone")])
+    assert store.scores.judged("cells", DAY, DAY, *DETECTOR) == store.images.known("cells", DAY, DAY) == {}
+    assert store.runs.failures(run.id).empty
 
 
 def test_a_run_keeps_its_accounting(store: ReportStore) -> None:
@@ -332,57 +326,57 @@ def test_a_run_keeps_its_accounting(store: ReportStore) -> None:
     assert (run.state, run.listed, run.finished_at) == ("running", 0, None)
     lost = RunCounts(listed=10, scored=7, unusable=1, failed=1)
     with pytest.raises(AccountingError):
-        store.finish_run(run.id, lost, "completed")
-    assert store.run(run.id) == run
+        store.runs.finish(run.id, lost, "completed")
+    assert store.runs.get(run.id) == run
     counts = RunCounts(listed=10, scored=6, already_scored=1, unusable=2, failed=1, flagged=3)
-    done = store.finish_run(run.id, counts, "completed", report_key="reports/cells/x/report.html")
-    assert store.run(run.id) == done
+    done = store.runs.finish(run.id, counts, "completed", report_key="reports/cells/x/report.html")
+    assert store.runs.get(run.id) == done
     assert (done.listed, done.flagged, done.state, done.started_at) == (10, 3, "completed", run.started_at)
-    assert store.finish_run(start(store).id, lost, "failed", "lost one").message == "lost one"
+    assert store.runs.finish(start(store).id, lost, "failed", "lost one").message == "lost one"
     with pytest.raises(LookupError, match="no run 'nothing'"):
-        store.finish_run("nothing", counts, "completed")
+        store.runs.finish("nothing", counts, "completed")
     with pytest.raises(LookupError, match="no run 'nothing'"):
-        store.commit_scores("nothing", WORK, [JudgedImage(image("a"), score_of(1.0))], [])
+        store.scores.commit("nothing", [JudgedImage(image("a"), score_of(1.0))], [])
 
 
 def test_the_latest_report_is_that_of_the_same_window_and_detector(store: ReportStore) -> None:
     """A repeated night would show another night's report, or none."""
-    assert store.latest_report("cells", DAY, DAY, *DETECTOR) is None
+    assert store.runs.latest_report("cells", DAY, DAY, *DETECTOR) is None
     for key in ("first", "second", None):
-        store.finish_run(start(store).id, RunCounts(), "completed", report_key=key)
-    store.finish_run(start(store).id, RunCounts(), "failed", report_key="broken")
+        store.runs.finish(start(store).id, RunCounts(), "completed", report_key=key)
+    store.runs.finish(start(store).id, RunCounts(), "failed", report_key="broken")
     start(store)
-    latest = store.latest_report("cells", DAY, DAY, *DETECTOR)
+    latest = store.runs.latest_report("cells", DAY, DAY, *DETECTOR)
     assert latest is not None
     assert latest.report_key == "second"
-    assert store.latest_report("caps", DAY, DAY, *DETECTOR) is None
-    assert store.latest_report("cells", DAY, DAY + timedelta(days=1), *DETECTOR) is None
-    assert store.latest_report("cells", DAY, DAY, 3, "cal-2") is None
+    assert store.runs.latest_report("caps", DAY, DAY, *DETECTOR) is None
+    assert store.runs.latest_report("cells", DAY, DAY + timedelta(days=1), *DETECTOR) is None
+    assert store.runs.latest_report("cells", DAY, DAY, 3, "cal-2") is None
 
 
 def test_a_failure_is_named_once_per_run(store: ReportStore) -> None:
     """A repeated step would count a vanished image twice."""
     run = start(store)
     rows = [FailureRecord("b.png", "e", "vanished", "gone"), FailureRecord("a.png", "e", "changed", "other")]
-    store.save_failures(run.id, rows)
-    store.save_failures(run.id, rows[:1])
-    store.save_failures(run.id, [])
-    found = store.failures_of_run(run.id)
+    store.runs.save_failures(run.id, rows)
+    store.runs.save_failures(run.id, rows[:1])
+    store.runs.save_failures(run.id, [])
+    found = store.runs.failures(run.id)
     assert found.to_dict("records") == [
         {"key": "a.png", "etag": "e", "reason": "changed", "detail": "other"},
         {"key": "b.png", "etag": "e", "reason": "vanished", "detail": "gone"},
     ]
-    assert store.failures_of_run(start(store).id).empty
+    assert store.runs.failures(start(store).id).empty
 
 
 def test_the_last_promotion_is_found(store: ReportStore) -> None:
     """Nobody could say who put a model into production, or roll it back."""
     moved = {"model_name": "ganomaly-cells", "alias": "champion", "who": "ada", "why": "better"}
-    store.record_promotion("cells", version=1, previous_version=None, **moved)
-    second = store.record_promotion("cells", version=2, previous_version=1, **moved)
-    store.record_promotion("caps", version=9, previous_version=None, **moved)
-    assert store.last_promotion("cells") == second
-    assert store.last_promotion("screws") is None
+    store.decisions.record_promotion("cells", version=1, previous_version=None, **moved)
+    second = store.decisions.record_promotion("cells", version=2, previous_version=1, **moved)
+    store.decisions.record_promotion("caps", version=9, previous_version=None, **moved)
+    assert store.decisions.last_promotion("cells") == second
+    assert store.decisions.last_promotion("screws") is None
 
 
 def test_threads_write_at_the_same_time(store: ReportStore) -> None:
@@ -394,8 +388,8 @@ def test_threads_write_at_the_same_time(store: ReportStore) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(shard, range(12)))
-    assert len(store.judged("cells", DAY, DAY, *DETECTOR)) == 240
-    assert len(store.known_images("cells", DAY, DAY)) == 241
+    assert len(store.scores.judged("cells", DAY, DAY, *DETECTOR)) == 240
+    assert len(store.images.known("cells", DAY, DAY)) == 241
 
 
 def test_what_people_ask_for_is_found_by_index(tmp_path: Path) -> None:
@@ -409,14 +403,13 @@ def test_what_people_ask_for_is_found_by_index(tmp_path: Path) -> None:
                 rows = connection.connection.dbapi_connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)
                 plans.extend(str(row[-1]) for row in rows)
 
-        sa.event.listen(store._engine, "before_cursor_execute", explain)
-        store.scores_of_window("cells", DAY, DAY, *DETECTOR)
-        store.judged("cells", DAY, DAY, *DETECTOR)
-        store.recorded_images("cells", DAY, DAY)
-        store.judged_among("cells", names(2), *DETECTOR)
-        store.flagged_parts("cells", DAY)
-        store.find_images("a")
-        store.verdicts_of([1])
+        sa.event.listen(store.database.engine, "before_cursor_execute", explain)
+        store.scores.of_window("cells", DAY, DAY, *DETECTOR)
+        store.scores.judged("cells", DAY, DAY, *DETECTOR)
+        store.images.recorded("cells", DAY, DAY)
+        store.scores.flagged_parts("cells", DAY)
+        store.images.find("a")
+        store.scores.of_images([1])
     used = ("ix_image_line_production_date", "ix_image_part_line", "autoindex_score_1")
     assert [index for index in used if not any(index in step for step in plans)] == []
     assert [step for step in plans if step.startswith(("SCAN image", "SCAN score"))] == []
@@ -434,10 +427,10 @@ def test_postgresql_has_an_index_for_what_people_ask_for(postgres_url: str) -> N
             driver.execute("SET LOCAL enable_seqscan = off")  # a table of 500 rows is faster read as a whole
             plans.append("\n".join(row[0] for row in driver.execute(f"EXPLAIN {sql}", values)))
 
-        sa.event.listen(store._engine, "before_cursor_execute", explain)
-        assert len(store.flagged_parts("cells", DAY)) == 56
-        images = store.find_images("p9")
-        assert len(store.verdicts_of([image.id for image in images])) == 1
+        sa.event.listen(store.database.engine, "before_cursor_execute", explain)
+        assert len(store.scores.flagged_parts("cells", DAY)) == 56
+        images = store.images.find("p9")
+        assert len(store.scores.of_images([image.id for image in images])) == 1
     flagged, found, history = plans
     assert "ix_image_line_production_date" in flagged
     assert "ix_score_flagged" in flagged
@@ -447,163 +440,47 @@ def test_postgresql_has_an_index_for_what_people_ask_for(postgres_url: str) -> N
     assert [plan for plan in plans if "Seq Scan" in plan] == []
 
 
-# --- claims and leases ----------------------------------------------------------------------------------------------
-
-
 def names(count: int) -> list[tuple[str, str]]:
     """(key, etag) of some images."""
     return [(f"p{number:03}/top.png", f"etag of p{number:03}/top.png") for number in range(count)]
-
-
-def test_a_claim_holds_until_it_is_given_up_or_its_owner_dies(store: ReportStore) -> None:
-    """Two runs would work on the same image, or the images of a killed run would never be judged."""
-    three = names(3)
-    store.hold_lease("a")
-    store.hold_lease("b")
-    assert store.claim_images("a", "cells", WORK, three[:2]) == set(three[:2])
-    assert store.claim_images("a", "cells", WORK, three[:2] * 2) == set(three[:2])
-    assert store.claim_images("b", "cells", WORK, three) == {three[2]}
-    assert store.claim_images("b", "cells", WORK, []) == set()
-    store.release_images("b", "cells", WORK, three)  # what is a's stays a's
-    store.release_images("a", "cells", WORK, three[:1])
-    assert store.claim_images("b", "cells", WORK, three) == {three[0], three[2]}
-    store.hold_lease("a", seconds=-1)
-    assert store.claim_images("b", "cells", WORK, three) == set(three)
-    store.hold_lease("a")
-    assert store.claim_images("a", "cells", WORK, three) == set()
-    store.drop_lease("b")
-    assert store.claim_images("a", "cells", WORK, three) == set(three)
-
-
-def test_a_renewed_lease_keeps_its_claims(store: ReportStore) -> None:
-    """A slow run that is well would lose its images to another one."""
-    store.hold_lease("slow", seconds=-1)
-    store.claim_images("slow", "cells", WORK, names(2))
-    store.hold_lease("slow", seconds=60)
-    store.hold_lease("other")
-    assert store.claim_images("other", "cells", WORK, names(2)) == set()
-
-
-def test_claims_are_of_one_line_one_work_and_one_version_of_the_object(store: ReportStore) -> None:
-    """Ingest would block scoring, one line another, or a replaced image would wait for its predecessor."""
-    (mine,) = names(1)
-    for owner in ("a", "b"):
-        store.hold_lease(owner)
-    assert store.claim_images("a", "cells", "ingest", [mine]) == {mine}
-    assert store.claim_images("b", "cells", WORK, [mine]) == {mine}
-    assert store.claim_images("b", "caps", "ingest", [mine]) == {mine}
-    assert store.claim_images("b", "cells", "ingest", [(mine[0], "new")]) == {(mine[0], "new")}
-    assert store.claim_images("b", "cells", "ingest", [mine]) == set()
-
-
-@pytest.mark.parametrize("owners", [8])
-def test_many_owners_that_claim_at_once_get_disjoint_sets(store: ReportStore, owners: int) -> None:
-    """Two runs of the same night would judge the same images, or block each other until one is thrown out."""
-    images = names(120)
-
-    def claim(owner: int) -> set[tuple[str, str]]:
-        mixed = Random(owner)
-        store.hold_lease(str(owner))
-        mine: set[tuple[str, str]] = set()
-        for _ in range(6):
-            some = mixed.sample(images, 60)
-            got = store.claim_images(str(owner), "cells", WORK, some)
-            assert got >= mine & set(some)
-            mine |= got
-        return mine
-
-    with ThreadPoolExecutor(owners) as pool:
-        sets = list(pool.map(claim, range(owners)))
-    assert sum(map(len, sets)) == len(set.union(*sets)) > 100
-
-
-def test_a_claim_that_had_to_wait_sees_who_came_to_life_meanwhile(postgres_url: str) -> None:
-    """On PostgreSQL, a slow claim would take images from a run that started while it waited."""
-    first, second = names(2)
-    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-    engine = sa.create_engine(postgres_url)
-    with ReportStore(postgres_url) as store, ThreadPoolExecutor(2) as pool, engine.connect() as other:
-        store.upgrade()
-        store.claim_images("dead", "cells", WORK, [first])
-        other.execute(sa.select(claim_table).with_for_update())
-        store.hold_lease("slow")
-        slow = pool.submit(store.claim_images, "slow", "cells", WORK, [first, second])
-        while not other.scalar(waiting):
-            time.sleep(0.01)
-        store.hold_lease("quick")
-        quick = pool.submit(store.claim_images, "quick", "cells", WORK, [second])
-        with suppress(TimeoutError):
-            quick.result(timeout=1)  # waits for the slow one, if all is well
-        other.rollback()
-        assert slow.result() | quick.result() == {first, second}
-        assert not slow.result() & quick.result()
-    engine.dispose()
-
-
-def test_processes_that_take_over_a_dead_owner_s_claims_share_them(store: ReportStore) -> None:
-    """Of two runs that find a killed run's images, both would judge them."""
-    code = (
-        "import sys; from tasks.store.store import ReportStore; _, url, owner = sys.argv; store = ReportStore(url); "
-        "images = [(f'p{n:03}/top.png', f'etag of p{n:03}/top.png') for n in range(200)]; store.hold_lease(owner); "
-        "print(sum(len(store.claim_images(owner, 'cells', 'w', [image])) for image in images))"
-    )
-    store.hold_lease("dead", seconds=-1)
-    store.claim_images("dead", "cells", "w", names(200))
-    url = store.url.render_as_string(hide_password=False)
-    root = Path(__file__).parents[3]
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, url, owner], cwd=root, stdout=subprocess.PIPE) for owner in "ab"
-    ]
-    assert sum(int(process.communicate()[0]) for process in started) == 200
 
 
 # --- chunks ---------------------------------------------------------------------------------------------------------
 
 
 def test_ingest_commits_a_chunk_once(store: ReportStore) -> None:
-    """An image would be recorded twice, or counted as new by both of two runs, or stay claimed for ever."""
+    """An image would be recorded twice, or counted as new by both of two runs."""
     rows = [image(key) for key, _ in names(3)]
-    for owner in ("a", "b"):
-        store.hold_lease(owner)
-    store.claim_images("a", "cells", "ingest", names(3))
-    assert store.commit_images("a", "cells", rows[:2]) == set(names(2))
-    assert store.claim_images("b", "cells", "ingest", names(3)) == set(names(2))
-    assert store.commit_images("b", "cells", [*rows, rows[0]]) == {names(3)[2]}
-    assert store.commit_images("b", "cells", []) == set()
-    assert store.known_among("cells", [*names(5), ("p000/top.png", "new")]) == set(names(3))
-    assert store.known_among("caps", names(5)) == store.known_among("cells", []) == set()
-    assert len(store.known_images("cells", DAY, DAY)) == 3
+    assert store.images.commit("cells", rows[:2]) == set(names(2))
+    assert store.images.commit("cells", [*rows, rows[0]]) == {names(3)[2]}
+    assert store.images.commit("cells", []) == set()
+    assert set(store.images.known("cells", DAY, DAY)) == set(names(3))
+    assert store.images.known("caps", DAY, DAY) == {}
 
 
 def test_a_run_commits_a_chunk_once(store: ReportStore) -> None:
-    """After a kill the next run would judge again what is judged, or leave claimed what is done."""
+    """After a kill the next run would judge again what is judged."""
     run, other = start(store), start(store)
-    store.claim_images(run.id, "cells", WORK, names(4))
     judged = [JudgedImage(image(key), score_of(raw)) for (key, _), raw in zip(names(2), (1.0, None), strict=True)]
     failed = [FailureRecord(*names(3)[2], "vanished", "gone")]
-    assert store.commit_scores(run.id, WORK, judged, failed) == set(names(2))
-    assert store.claim_images(other.id, "cells", WORK, names(4)) == set(names(3))
-    verdicts = {names(2)[0]: "ok", names(2)[1]: "unusable"}
-    assert store.judged_among("cells", names(4), *DETECTOR) == verdicts
-    assert store.judged_among("cells", names(1), *DETECTOR) == {names(1)[0]: "ok"}
-    assert store.judged_among("cells", [("p000/top.png", "new")], *DETECTOR) == {}
-    assert store.judged_among("caps", names(4), *DETECTOR) == store.judged_among("cells", names(4), 4, "cal-1") == {}
-    assert store.commit_scores(other.id, WORK, judged, failed) == set()
-    assert store.commit_scores(run.id, WORK, [], []) == set()
-    assert list(store.failures_of_run(run.id)["reason"]) == ["vanished"]
-    assert len(store.scores_of_window("cells", DAY, DAY, *DETECTOR)) == 2
+    assert store.scores.commit(run.id, judged, failed) == set(names(2))
+    assert store.scores.judged("cells", DAY, DAY, *DETECTOR) == {names(2)[0]: "ok", names(2)[1]: "unusable"}
+    assert store.scores.judged("caps", DAY, DAY, *DETECTOR) == store.scores.judged("cells", DAY, DAY, 4, "cal-1") == {}
+    assert store.scores.commit(other.id, judged, failed) == set()
+    assert store.scores.commit(run.id, [], []) == set()
+    assert list(store.runs.failures(run.id)["reason"]) == ["vanished"]
+    assert len(store.scores.of_window("cells", DAY, DAY, *DETECTOR)) == 2
 
 
 def test_a_chunk_is_a_handful_of_statements(store: ReportStore) -> None:
     """A night of 100,000 images would spend its time on the way to the database and back."""
     sent: list[str] = []
-    sa.event.listen(store._engine, "before_cursor_execute", lambda *event: sent.append(event[2]))
+    sa.event.listen(store.database.engine, "before_cursor_execute", lambda *event: sent.append(event[2]))
     run = start(store)
-    store.claim_images(run.id, "cells", WORK, names(256))
     before = len(sent)
     judged = [JudgedImage(image(key), score_of(1.0)) for key, _ in names(250)]
     failed = [FailureRecord(*name, "vanished", "gone") for name in names(256)[250:]]
-    assert len(store.commit_scores(run.id, WORK, judged, failed)) == 250
+    assert len(store.scores.commit(run.id, judged, failed)) == 250
     assert before < 12
     assert len(sent) - before < 12
 
@@ -617,16 +494,15 @@ def test_runs_that_commit_the_same_images_do_not_block_each_other(
     def commit(number: int) -> int:
         mixed = Random(number).sample(keys, 100)
         if number % 3 == 0:
-            return len(store.commit_images(str(number), "cells", [image(key) for key in mixed]))
+            return len(store.images.commit("cells", [image(key) for key in mixed]))
         run = start(store)
-        store.claim_images(run.id, "cells", WORK, [(key, f"etag of {key}") for key in mixed])
-        store.commit_scores(run.id, WORK, [JudgedImage(image(key), score_of(1.0)) for key in mixed], [])
+        store.scores.commit(run.id, [JudgedImage(image(key), score_of(1.0)) for key in mixed], [])
         return 0
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(commit, range(24)))
     assert caplog.messages == []
-    assert len(store.known_images("cells", DAY, DAY)) == len(store.judged("cells", DAY, DAY, *DETECTOR)) == 150
+    assert len(store.images.known("cells", DAY, DAY)) == len(store.scores.judged("cells", DAY, DAY, *DETECTOR)) == 150
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -634,60 +510,31 @@ def test_runs_that_commit_the_same_images_do_not_block_each_other(
 
 def test_a_run_without_a_sign_of_life_is_ended(store: ReportStore) -> None:
     """A killed run would be shown as running for ever, or a living one would be ended under its feet."""
-    store.finish_run(start(store).id, RunCounts(), "failed", "bad")
-    alive, dead, done = start(store), start(store), start(store)
-    for run in (alive, dead, done):
-        store.claim_images(run.id, "cells", WORK, [(run.id, "e")])
-    store.hold_lease(dead.id, seconds=-1)
-    store.finish_run(done.id, RunCounts(), "interrupted", "SIGTERM")
+    store.runs.finish(start(store).id, RunCounts(), "failed", "bad")
+    alive, dead, silent, done = start(store), start(store), start(store), start(store)
+    store.leases.take(f"work of {dead.id}", dead.id, seconds=-1)
+    store.leases.drop(f"work of {silent.id}", silent.id)
+    store.runs.finish(done.id, RunCounts(), "interrupted", "SIGTERM")
     other = start(store, line="caps")
-    store.drop_lease(other.id)
-    (ended,) = store.end_dead_runs("cells")
-    assert (ended.id, ended.state) == (dead.id, "interrupted")
-    assert "without a sign of life" in ended.message
-    assert ended.finished_at is not None
-    assert store.run(dead.id) == ended
-    assert store.run(alive.id).state == store.run(other.id).state == "running"
-    assert store.run(done.id).message == "SIGTERM"
-    assert store.end_dead_runs("cells") == []
-    claims = {run.id: store.claim_images("new", "cells", WORK, [(run.id, "e")]) for run in (alive, dead, done)}
-    assert [len(claims[run.id]) for run in (alive, dead, done)] == [0, 1, 1]
-
-
-def test_a_run_s_lease_is_as_long_as_asked_for(store: ReportStore) -> None:
-    """A run of an older kind, or one killed at once, would hold its images for the default time."""
-    run = store.start_run(
-        *("cells", DAY, DAY),
-        model_name="ganomaly-cells",
-        model_version=3,
-        calibration_id="cal-1",
-        snapshot_id="snap-1",
-        code_version="0.1.0",
-        lease_s=-1,
-    )
-    assert [ended.id for ended in store.end_dead_runs("cells")] == [run.id]
-
-
-def test_dead_owners_leave_nothing_behind(store: ReportStore) -> None:
-    """Leases and claims of killed runs would pile up for years."""
-    for owner, seconds in (("alive", 60), ("dead", -1)):
-        store.hold_lease(owner, seconds)
-        store.claim_images(owner, "cells", WORK, [(owner, "e")])
-    store.claim_images("without lease", "cells", "ingest", names(1))
-    store.end_dead_runs("cells")
-    with store._engine.begin() as connection:
-        assert connection.scalars(sa.select(claim_table.c.owner)).all() == ["alive"]
-        assert connection.scalars(sa.select(lease_table.c.owner)).all() == ["alive"]
+    store.leases.drop(f"work of {other.id}", other.id)
+    ended = store.runs.end_dead("cells")
+    assert {(run.id, run.state) for run in ended} == {(dead.id, "interrupted"), (silent.id, "interrupted")}
+    assert "without a sign of life" in ended[0].message
+    assert ended[0].finished_at is not None
+    assert store.runs.get(ended[0].id) == ended[0]
+    assert store.runs.get(alive.id).state == store.runs.get(other.id).state == "running"
+    assert store.runs.get(done.id).message == "SIGTERM"
+    assert store.runs.end_dead("cells") == []
 
 
 def test_the_newest_run_of_a_window_is_found_in_any_state(store: ReportStore) -> None:
     """A night that was cut off could not go on with the model that it began with."""
-    assert store.newest_run("cells", DAY, DAY) is None
-    store.finish_run(start(store, model_version=4).id, RunCounts(), "completed")
+    assert store.runs.newest("cells", DAY, DAY) is None
+    store.runs.finish(start(store, model_version=4).id, RunCounts(), "completed")
     second = start(store)
-    assert store.newest_run("cells", DAY, DAY) == second
-    assert store.newest_run("cells", DAY, DAY + timedelta(days=1)) is None
-    assert store.newest_run("caps", DAY, DAY) is None
+    assert store.runs.newest("cells", DAY, DAY) == second
+    assert store.runs.newest("cells", DAY, DAY + timedelta(days=1)) is None
+    assert store.runs.newest("caps", DAY, DAY) is None
 
 
 # --- audit ----------------------------------------------------------------------------------------------------------
@@ -698,8 +545,8 @@ def test_a_part_s_whole_history_is_found(store: ReportStore) -> None:
     first = judge(store, {"a/top": 9.0, "a/side": 1.0, "b/top": 1.0})
     again = start(store, model_version=4)
     replaced = JudgedImage(image("a/top", etag="new"), score_of(None))
-    store.commit_scores(again.id, WORK, [replaced], [FailureRecord("a/side", "e", "vanished", "gone")])
-    images = store.find_images("a")
+    store.scores.commit(again.id, [replaced], [FailureRecord("a/side", "e", "vanished", "gone")])
+    images = store.images.find("a")
     assert {(i.key, i.etag) for i in images} == {
         ("a/top", "etag of a/top"),
         ("a/side", "etag of a/side"),
@@ -708,10 +555,10 @@ def test_a_part_s_whole_history_is_found(store: ReportStore) -> None:
     assert images[-1].etag == "new"
     assert images[0].line == "cells"
     assert asdict(image(images[0].key)).items() <= asdict(images[0]).items()
-    assert [i.etag for i in store.find_images("a/top")] == ["etag of a/top", "new"]
-    assert store.find_images("a", "cells") == images
-    assert store.find_images("a", "caps") == store.find_images("nothing") == []
-    verdicts = store.verdicts_of([i.id for i in images])
+    assert [i.etag for i in store.images.find("a/top")] == ["etag of a/top", "new"]
+    assert store.images.find("a", "cells") == images
+    assert store.images.find("a", "caps") == store.images.find("nothing") == []
+    verdicts = store.scores.of_images([i.id for i in images])
     assert [score.run_id for score in verdicts] == [first.id, first.id, again.id]
     top = next(score for score in verdicts if score.key == "a/top" and score.run_id == first.id)
     assert (top.verdict, top.raw_score, top.line, top.model_version, top.etag) == (
@@ -719,74 +566,74 @@ def test_a_part_s_whole_history_is_found(store: ReportStore) -> None:
         "etag of a/top",
     )
     assert top.scored_at.utcoffset() == timedelta(0)
-    (failure,) = store.failures_of_keys("cells", ["a/side", "a/top"])
+    (failure,) = store.runs.failures_of_keys("cells", ["a/side", "a/top"])
     assert (failure.run_id, failure.started_at, failure.reason) == (again.id, again.started_at, "vanished")
-    assert store.failures_of_keys("caps", ["a/side"]) == store.failures_of_keys("cells", []) == []
-    assert store.verdicts_of([]) == []
+    assert store.runs.failures_of_keys("caps", ["a/side"]) == store.runs.failures_of_keys("cells", []) == []
+    assert store.scores.of_images([]) == []
 
 
 def test_reviews_are_added_and_never_lost(store: ReportStore) -> None:
     """An engineer's finding would overwrite another's, or be about an image that nobody knows."""
     judge(store, {"a/top": 9.0})
-    (found,) = store.find_images("a/top")
-    first = store.record_review("cells", found.id, "defect", "ada", "scratch")
-    second = store.record_review("cells", found.id, "good", "bob")
-    assert store.reviews_of([found.id]) == [first, second]
-    assert store.reviews_of([found.id + 1]) == []
+    (found,) = store.images.find("a/top")
+    first = store.decisions.record_review("cells", found.id, "defect", "ada", "scratch")
+    second = store.decisions.record_review("cells", found.id, "good", "bob")
+    assert store.decisions.reviews([found.id]) == [first, second]
+    assert store.decisions.reviews([found.id + 1]) == []
     for line, image_id in (("caps", found.id), ("cells", 99)):
         with pytest.raises(LookupError, match=f"no image {image_id} of line '{line}'"):
-            store.record_review(line, image_id, "good", "ada")
+            store.decisions.record_review(line, image_id, "good", "ada")
     with pytest.raises(sa.exc.IntegrityError):
-        store.record_review("cells", found.id, "maybe", "ada")  # type: ignore[arg-type]
+        store.decisions.record_review("cells", found.id, "maybe", "ada")  # type: ignore[arg-type]
 
 
 def test_flagged_parts_are_worst_first_one_row_each(store: ReportStore) -> None:
     """The engineer would walk to the wrong part first, or to the same part twice."""
-    assert store.flagged_parts("cells", DAY).empty
-    empty = store.flagged_parts("cells", DAY).dtypes.to_dict()
+    assert store.scores.flagged_parts("cells", DAY).empty
+    empty = store.scores.flagged_parts("cells", DAY).dtypes.to_dict()
     run = judge(store, {"a/top": 3.0, "a/side": 9.0, "b/top": 5.0, "c/top": 1.0, "d/top": None, "e/top": 4.0})
     judge(store, {"z/top": 99.0}, line="caps")
     tomorrow = [JudgedImage(image("y/top", production_date=DAY + timedelta(days=1)), score_of(50.0))]
-    store.commit_scores(run.id, WORK, tomorrow, [])
-    found = store.flagged_parts("cells", DAY)
+    store.scores.commit(run.id, tomorrow, [])
+    found = store.scores.flagged_parts("cells", DAY)
     assert list(found["part"]) == ["a", "b", "e"]
     assert found.dtypes.to_dict() == empty
     worst = found.iloc[0]
     assert (worst.key, worst.flagged_images, worst.raw_score, worst.run_id) == ("a/side", 2, 9.0, run.id)
-    assert list(store.flagged_parts("cells", DAY, limit=2)["part"]) == ["a", "b"]
+    assert list(store.scores.flagged_parts("cells", DAY, limit=2)["part"]) == ["a", "b"]
 
 
 def test_flagged_parts_are_those_of_the_newest_completed_run_s_detector(store: ReportStore) -> None:
     """A model on trial that judged the same day later would take over the plant's list."""
     judge(store, {"a/top": 9.0}, model_version=2)
-    assert list(store.flagged_parts("cells", DAY)["model_version"]) == [2]
-    store.finish_run(judge(store, {"b/top": 9.0}).id, RunCounts(), "completed")
+    assert list(store.scores.flagged_parts("cells", DAY)["model_version"]) == [2]
+    store.runs.finish(judge(store, {"b/top": 9.0}).id, RunCounts(), "completed")
     judge(store, {"c/top": 9.0}, model_version=4)
-    assert list(store.flagged_parts("cells", DAY)["part"]) == ["b"]
+    assert list(store.scores.flagged_parts("cells", DAY)["part"]) == ["b"]
 
 
 def test_a_run_s_sample_is_the_same_for_the_same_seed(store: ReportStore) -> None:
     """Two people who verify the same run would compare different images, or ones that another run judged."""
     run = judge(store, {f"{n:03}/top": 9.0 if n % 2 else 1.0 for n in range(60)})
-    store.commit_scores(run.id, WORK, [JudgedImage(image("unusable"), score_of(None))], [])
+    store.scores.commit(run.id, [JudgedImage(image("unusable"), score_of(None))], [])
     judge(store, {"other/top": 9.0})
     judge(store, {"001/top": 1.0}, model_version=4)
-    sample = store.sample_of_run(run.id, 20, seed=1)
-    assert store.sample_of_run(run.id, 20, seed=1) == sample
-    assert store.sample_of_run(run.id, 20, seed=2) != sample
+    sample = store.scores.sample(run.id, 20, seed=1)
+    assert store.scores.sample(run.id, 20, seed=1) == sample
+    assert store.scores.sample(run.id, 20, seed=2) != sample
     assert len({score.key for score in sample}) == 20
-    everything = store.sample_of_run(run.id, 500, seed=1)
+    everything = store.scores.sample(run.id, 500, seed=1)
     assert len(everything) == 60
     assert {score.run_id for score in everything} == {run.id}
-    assert store.sample_of_run("nothing", 5, seed=1) == []
+    assert store.scores.sample("nothing", 5, seed=1) == []
 
 
 def test_promotions_are_listed_oldest_first(store: ReportStore) -> None:
     """An audit would not show which model was in charge when."""
     moved = {"model_name": "ganomaly-cells", "alias": "champion", "who": "ada", "why": "better"}
-    rows = [store.record_promotion("cells", version=n, previous_version=n - 1, **moved) for n in (1, 2, 1)]
-    assert store.promotions("cells") == rows
-    assert store.promotions("caps") == []
+    rows = [store.decisions.record_promotion("cells", version=n, previous_version=n - 1, **moved) for n in (1, 2, 1)]
+    assert store.decisions.promotions("cells") == rows
+    assert store.decisions.promotions("caps") == []
 
 
 # --- repetition -----------------------------------------------------------------------------------------------------
@@ -795,20 +642,20 @@ def test_promotions_are_listed_oldest_first(store: ReportStore) -> None:
 @pytest.fixture
 def lose_the_next_answer(store: ReportStore, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """A function after which the next commit is done, but the client is told that the connection broke."""
-    commit = store._engine.dialect.do_commit
+    commit = store.database.engine.dialect.do_commit
     armed: list[bool] = []
 
     def commit_and_break(connection: Any) -> None:
         commit(connection)
         if armed:
             armed.clear()
-            if store._is_sqlite:
+            if store.database.is_sqlite:
                 error = sqlite3.OperationalError("the answer is lost")
                 error.sqlite_errorcode = sqlite3.SQLITE_BUSY
                 raise error
             raise pytest.importorskip("psycopg").errors.AdminShutdown("the answer is lost")
 
-    monkeypatch.setattr(store._engine.dialect, "do_commit", commit_and_break)
+    monkeypatch.setattr(store.database.engine.dialect, "do_commit", commit_and_break)
     return lambda: armed.append(True)
 
 
@@ -819,83 +666,48 @@ def test_a_lost_answer_changes_nothing(store: ReportStore, lose_the_next_answer:
         lose_the_next_answer()
         return method(*arguments, **named)
 
-    lost(store.hold_lease, "me")
-    assert lost(store.claim_images, "me", "cells", "ingest", names(2)) == set(names(2))
-    assert lost(store.commit_images, "me", "cells", [image(key) for key, _ in names(2)]) == set(names(2))
+    assert lost(store.leases.take, "work", "me")
+    assert lost(store.images.commit, "cells", [image(key) for key, _ in names(2)]) == set(names(2))
     lose_the_next_answer()
     run = start(store)
-    assert store.newest_run("cells", DAY, DAY) == run
+    assert store.runs.newest("cells", DAY, DAY) == run
     judged = [JudgedImage(image(key), score_of(9.0)) for key, _ in names(3)]
     failed = [FailureRecord("x", "e", "vanished", "gone")]
-    assert lost(store.commit_scores, run.id, WORK, judged, failed) == set(names(3))
-    (found,) = store.find_images("p000")
-    review = lost(store.record_review, "cells", found.id, "good", "ada")
-    assert store.reviews_of([found.id]) == [review]
+    assert lost(store.scores.commit, run.id, judged, failed) == set(names(3))
+    (found,) = store.images.find("p000")
+    review = lost(store.decisions.record_review, "cells", found.id, "good", "ada")
+    assert store.decisions.reviews([found.id]) == [review]
     moved = {"model_name": "m", "alias": "champion", "version": 1, "previous_version": None, "who": "a", "why": "b"}
-    promotion = lost(store.record_promotion, "cells", **moved)
-    assert store.promotions("cells") == [promotion]
-    store.drop_lease(run.id)
-    assert [ended.id for ended in lost(store.end_dead_runs, "cells")] == [run.id]
-    assert lost(store.finish_run, run.id, RunCounts(), "completed").state == "completed"
-    with store._engine.begin() as connection:
+    promotion = lost(store.decisions.record_promotion, "cells", **moved)
+    assert store.decisions.promotions("cells") == [promotion]
+    store.leases.drop(f"work of {run.id}", run.id)
+    assert [ended.id for ended in lost(store.runs.end_dead, "cells")] == [run.id]
+    assert lost(store.runs.finish, run.id, RunCounts(), "completed").state == "completed"
+    with store.database.engine.begin() as connection:
         counted = {name: connection.scalar(sa.select(sa.func.count()).select_from(table)) for name, table in TABLES}
     ones = dict.fromkeys(("scoring_run", "failure", "promotion", "review", "lease"), 1)
-    assert counted == {**ones, "image": 3, "score": 3, "claim": 0}
+    assert counted == {**ones, "image": 3, "score": 3}
 
 
 # --- migrations -----------------------------------------------------------------------------------------------------
 
-FIRST_ROWS = """
-INSERT INTO image VALUES (7, 'cells', 'a/top', 'e', 'a', 'top', '2026-03-09', '2026-03-09 12:00:00', 5, 'ab', 3, 2,
-    0.5, 0.2, 12.5, {true}, NULL, '2026-03-10 01:00:00');
-INSERT INTO scoring_run VALUES ('r1', 'cells', '2026-03-09', '2026-03-09', 'm', 3, 'cal-1', 'snap', '0.1.0', '',
-    'completed', '', '2026-03-10 01:00:00', '2026-03-10 02:00:00', 2, 1, 0, 0, 1, 1, NULL);
-INSERT INTO scoring_run VALUES ('r2', 'cells', '2026-03-09', '2026-03-09', 'm', 3, 'cal-1', 'snap', '0.1.0', '',
-    'running', '', '2026-03-11 01:00:00', NULL, 0, 0, 0, 0, 0, 0, NULL);
-INSERT INTO score VALUES (9, 7, 3, 'cal-1', 'r1', 9.0, 0.9, 0.01, 'flagged', NULL, NULL, '2026-03-10 01:30:00');
-INSERT INTO failure VALUES (1, 'r1', 'b/top', 'e', 'vanished', 'gone');
-INSERT INTO promotion VALUES (1, 'cells', 'm', 'champion', 3, NULL, 'ada', 'better', '2026-03-01 01:00:00')
-"""
 
-
-def migrate(store: ReportStore, revision: str) -> None:
-    """To one revision, up or down."""
-    store._create_folder()
-    with store._engine.connect() as connection, _without_foreign_keys(connection), connection.begin():
-        config = _migrations()
-        config.attributes["connection"] = connection
-        move = (
-            command.downgrade
-            if revision < (MigrationContext.configure(connection).get_current_revision() or "")
-            else (command.upgrade)
-        )
-        move(config, revision)
-
-
-def test_a_store_in_use_is_upgraded_with_all_its_rows(url: str) -> None:
+def test_a_store_in_use_is_upgraded_with_all_its_rows(
+    store: ReportStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An upgrade would lose verdicts, or leave scores that point nowhere."""
-    with ReportStore(url) as store:
-        migrate(store, "0001")
-        with store._engine.begin() as connection:
-            for statement in FIRST_ROWS.format(true="1" if store._is_sqlite else "true").split(";"):
-                connection.exec_driver_sql(statement)
-        if not store._is_sqlite:
-            with pytest.raises(SchemaError, match="older than this software needs; run `inspection db upgrade`"):
-                store.prepare()
-            store.upgrade()
-        store.prepare()
-        for _ in range(2):
-            (score,) = store.scores_of_window("cells", DAY, DAY, *DETECTOR).to_dict("records")
-            assert (score["key"], score["raw_score"], score["run_id"]) == ("a/top", 9.0, "r1")
-            assert store.run("r1").listed == 2
-            assert [failure.reason for failure in store.failures_of_keys("cells", ["b/top"])] == ["vanished"]
-            assert [promotion.who for promotion in store.promotions("cells")] == ["ada"]
-            migrate(store, "0001")  # and back again, as after a bad release
-            store.upgrade()
-        assert [run.id for run in store.end_dead_runs("cells")] == ["r2"]
-        with store._engine.begin() as connection:
-            context = MigrationContext.configure(connection, opts={"compare_type": True})
-            assert compare_metadata(context, metadata) == []
-        for orphan in ("DELETE FROM image", "DELETE FROM scoring_run WHERE id = 'r1'"):
-            with pytest.raises(sa.exc.IntegrityError), store._engine.begin() as connection:
-                connection.exec_driver_sql(orphan)
+    run = judge(store, {"a/top": 9.0})
+    become_a_later_release(tmp_path, monkeypatch)
+    with pytest.raises(SchemaError, match="older than this software needs; run `inspection db upgrade`"):
+        store.check()
+    if not store.database.is_sqlite:
+        with pytest.raises(SchemaError, match="older than this software needs"):
+            store.prepare()
+        store.upgrade()
+    store.prepare()
+    (score,) = store.scores.of_window("cells", DAY, DAY, *DETECTOR).to_dict("records")
+    assert (score["key"], score["raw_score"], score["run_id"]) == ("a/top", 9.0, run.id)
+    assert "camera" in {column["name"] for column in sa.inspect(store.database.engine).get_columns("image")}
+    for orphan in ("DELETE FROM image", "DELETE FROM scoring_run"):
+        with pytest.raises(sa.exc.IntegrityError), store.database.engine.begin() as connection:
+            connection.exec_driver_sql(orphan)

@@ -25,7 +25,8 @@ from ganomaly.evaluation.paper.experiments import (
     with_setting,
 )
 from ganomaly.evaluation.paper.figures import draw_all
-from ganomaly.evaluation.paper.jobs import Row, Sources, deal_out, read_arrays, read_rows, run_jobs, unfinished
+from ganomaly.evaluation.paper.jobs import Sources, deal_out, run_jobs, unfinished
+from ganomaly.evaluation.paper.rows import Row, read_arrays, read_rows
 from ganomaly.evaluation.paper.tables import compare, write_csv, write_markdown
 
 LIMITS = Limits(train_images=80, test_normal=20, test_abnormal=18)

@@ -1,0 +1,42 @@
+"""Pictures of flagged images with the heat map laid over them."""
+
+import hashlib
+
+import cv2
+import numpy as np
+
+from ganomaly import Detector
+from ganomaly.images.preparation import read_image
+from ganomaly.scoring.heatmap import draw_overlay
+from tasks.night.listing import ListedImage
+
+MAX_SIDE_PX = 640
+JPEG_QUALITY = 85
+
+
+def overlay_key(line: str, image: ListedImage, model_version: int, calibration_id: str) -> str:
+    """Where the overlay of an image lies: always the same place, so that a repeated chunk leaves no orphan.
+
+    The image's key may hold anything, so the name is a hash.
+    """
+    named = "\n".join([image.key, image.etag, str(model_version), calibration_id])
+    name = hashlib.sha256(named.encode()).hexdigest()[:24]
+    return f"reports/{line}/{image.production_date}/overlays/{name}.jpg"
+
+
+def overlay_jpeg(detector: Detector, data: bytes, heat_hw: np.ndarray) -> bytes:
+    """An encoded image with its heat map (H', W') laid over it, as JPEG of at most 640 pixels a side."""
+    image = read_image(data)
+    return encode_jpeg(draw_overlay(image, detector.config.recipe.to_image_pixels(heat_hw, image)))
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """An image (H, W) or (H, W, 3) RGB of uint8 or uint16 as JPEG of at most 640 pixels a side."""
+    image8 = (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    scale = MAX_SIDE_PX / max(image8.shape[:2])
+    if scale < 1:
+        image8 = cv2.resize(image8, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    bgr = cv2.cvtColor(image8, cv2.COLOR_RGB2BGR) if image8.ndim == 3 else image8
+    ok, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert ok
+    return encoded.tobytes()

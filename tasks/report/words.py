@@ -1,0 +1,122 @@
+"""The night in words and numbers for people."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+
+from tasks.report.report import STRAY_REASONS, NightReport
+
+
+def headline(report: NightReport) -> str:
+    """The night in one sentence of plain text, made of numbers only."""
+    counts = report.counts
+    if counts.listed == 0 and report.scores.empty:
+        return "No images in the bucket for this window: nothing was judged."
+    if report.judged.empty:
+        clauses = ["No part could be judged"]
+    else:
+        flagged = report.scores.loc[report.scores["verdict"] == "flagged", "part"].nunique()
+        clauses = [f"{integer(flagged) if flagged else 'None'} of {counted(report.judged_parts, 'part')} flagged"]
+    if len(report.unusable):
+        clauses.append(f"{counted(len(report.unusable), 'image')} unusable")
+    if counts.failed:
+        clauses.append(f"{counted(counts.failed, 'image')} failed")
+    if not accounting_problem(report):
+        clauses.append(f"all {integer(counts.listed)} images accounted for" if counts.listed > 1 else "accounted for")
+    return ", ".join(clauses)
+
+
+def promise(report: NightReport) -> str:
+    """What the reject limit promises, in one sentence of plain text."""
+    return (
+        f"Of images like the {integer(report.calibration_images)} calibration images of good parts, {_expected(report)}"
+    )
+
+
+def accounting_problem(report: NightReport) -> str | None:
+    """What does not add up in the run's numbers, or None."""
+    counts = report.counts
+    if counts.accounted != counts.listed:
+        return (
+            f"The numbers do not add up: {integer(counts.listed)} images listed, but scored + scored earlier + "
+            f"unusable + failed = {integer(counts.accounted)}."
+        )
+    strays = int(report.failures["reason"].isin(STRAY_REASONS).sum())  # counted as unusable, but of no known part
+    if len(report.scores) + strays < counts.listed - counts.failed:
+        return (
+            f"The report is incomplete: {integer(counts.listed - counts.failed - strays)} images were judged, "
+            f"but it holds {integer(len(report.scores))} verdicts."
+        )
+    return None
+
+
+def _expected(report: NightReport) -> str:
+    """What the limit promises of new images."""
+    rate, bound = report.promised_false_reject_rate, report.guaranteed_false_reject_rate
+    if bound <= rate + 1e-9:
+        return f"at most {percent(rate)} are flagged falsely."
+    return (
+        f"{percent(rate)} are expected to be flagged falsely, at most {percent(bound)} for certain: the limit comes "
+        "from few parts."
+    )
+
+
+def window_in_words(report: NightReport) -> str:
+    """The production dates in words."""
+    first, last = report.window_start, report.window_end
+    if first == last:
+        return f"{first:%A}, {first.day} {first:%B %Y}"
+    return f"{first.day} {first:%B %Y} to {last.day} {last:%B %Y}"
+
+
+def time_in(moment: Any, zone: Any) -> str:
+    """A moment in a zone, with the zone's abbreviation; naive moments are UTC, missing ones a dash."""
+    if pd.isna(moment):
+        return "\u2013"
+    return f"{utc(moment).astimezone(zone):%Y-%m-%d %H:%M %Z}"
+
+
+def utc(moment: datetime) -> datetime:
+    """The moment in UTC, where it also is if it carries no zone."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def text(value: Any) -> str:
+    """Text for people; a dash for what is missing."""
+    return "\u2013" if pd.isna(value) or value == "" else str(value)
+
+
+def integer(value: int) -> str:
+    """12345 as 12 345, with narrow spaces that do not break: a comma would mean another thing in half of Europe."""
+    return f"{value:,}".replace(",", "\u202f")
+
+
+def counted(value: int, noun: str) -> str:
+    """A number with what it counts: ``1 part``, ``2 parts``."""
+    return f"{integer(value)} {noun}{'' if value == 1 else 's'}"
+
+
+def number(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4g}"
+
+
+def percent(fraction: float) -> str:
+    """A share in per cent, three digits."""
+    return f"{100 * fraction:.3g}\u00a0%"
+
+
+def reason_counts(reasons: pd.Series) -> list[tuple[str, int]]:
+    """How often each reason occurs, the most frequent first; what follows a colon is detail."""
+    return Counter(str(reason).partition(":")[0] for reason in reasons).most_common()
+
+
+def tone(report: NightReport) -> str:
+    """How the night is to be taken: ``alert``, ``gap`` or ``clear``."""
+    if report.flagged_images or accounting_problem(report):
+        return "alert"
+    if report.judged.empty or report.counts.failed or report.uninspected_parts:
+        return "gap"
+    return "clear"
