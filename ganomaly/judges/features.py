@@ -22,8 +22,9 @@ from ganomaly.judges.judge import NOT_FITTED, PreparedImages, WorthAMap
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly, one_cycle
 from ganomaly.networks.layers import initialise
 from ganomaly.networks.training import EpochStats, train
-from ganomaly.scoring.score import NormalMaps, as_maps, worst_places
-from ganomaly.scoring.scores import FittedScores, below
+from ganomaly.scoring.grain import roughness
+from ganomaly.scoring.score import NormalMaps, as_maps
+from ganomaly.scoring.scores import FittedScores, Judged, below
 
 BATCH = 8
 """Images that are judged together, always: smaller batches are padded, so that a score depends on no other image."""
@@ -62,6 +63,7 @@ class FeatureJudge:
         self._engine: Engine | None = None
         self._store: FeatureStore | None = None
         self._grid = (0, 0)
+        self._n_fields = 0
         self.network: FeatureGANomaly | None = None
         self.fitted: tuple[FittedScores, ...] = ()
 
@@ -74,7 +76,8 @@ class FeatureJudge:
             TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
         vectors = self._extracted(images_nhwc)
-        mean_k, scale_k = _standard(vectors)
+        n_features = vectors.size - self._n_fields
+        mean_k, scale_k = (numbers_k[:n_features] for numbers_k in _standard(vectors))
         with torch.random.fork_rng(devices=[]):
             network = FeatureGANomaly(len(mean_k))
         initialise(network, self._rng)
@@ -82,7 +85,7 @@ class FeatureJudge:
         self.network = network.to(self.device).eval()
 
         def as_input(vectors_blk: NDArray[np.float16], device: torch.device) -> Tensor:
-            x_blk = (torch.from_numpy(vectors_blk.astype(np.float32)) - mean_k) / scale_k
+            x_blk = (torch.from_numpy(vectors_blk[..., :n_features].astype(np.float32)) - mean_k) / scale_k
             return as_maps(x_blk.to(device), self._grid)
 
         settings = (self.config.training, self._rng, self.precision)
@@ -108,16 +111,17 @@ class FeatureJudge:
             those that were never left out they mean nothing.
         """
         vectors, fitted = self._extracted(images_nhwc), []
-        maps_nhw = np.zeros((len(images_nhwc), *self._grid), np.float32)
+        maps_nhw, raw_n = np.zeros((len(images_nhwc), *self._grid), np.float32), np.zeros(len(images_nhwc))
         for fold in range(n_folds):
             inside, outside = np.flatnonzero(fold_n == fold), np.flatnonzero(fold_n != fold)
             fitted.append(self._fitted_on(vectors.some(outside)).to(self.device))
             for start in range(0, len(inside), BATCH):
                 rows = inside[start : start + BATCH]
-                maps_nhw[rows] = _mean_maps(self._maps(vectors[rows], fitted[-1:]))[0].numpy()
+                judged = self._judgement(vectors[rows], fitted[-1:])
+                maps_nhw[rows], raw_n[rows] = judged.map_bhw, judged.raw_b
         self.fitted = tuple(fitted)
         self._forget_vectors()
-        return _to_raw(worst_places(torch.from_numpy(maps_nhw))), maps_nhw
+        return raw_n, maps_nhw
 
     def raw_scores(self, images_nhwc: PreparedImages) -> NDArray[np.float64]:
         """Raw anomaly scores (N,) of prepared images, uint8 (N, H, W, 3)."""
@@ -125,54 +129,37 @@ class FeatureJudge:
 
     def raw_scores_by_method(self, images_nhwc: PreparedImages) -> dict[str, NDArray[np.float64]]:
         """The scores (N,) of all ways to judge, of prepared images, uint8 (N, H, W, 3), and "fused"."""
-        names = list(self._fitted()[0].scores)
-
-        def judge(batch_nhwc: PreparedImages) -> list[NDArray[np.float64]]:
-            maps = self._maps(self._vectors_of(batch_nhwc), self.fitted)
-            alone = (_lowest(torch.stack([of_fit[name] for of_fit in maps])) for name in names)
-            return [_lowest(_mean_maps(maps)), *alone]
-
-        columns = zip(*self._for_each_batch(judge, images_nhwc), strict=True) if len(images_nhwc) else ()
-        found = {name: np.concatenate(parts) for name, parts in zip(["fused", *names], columns, strict=False)}
-        return found or dict.fromkeys(["fused", *names], np.empty(0))
+        names = ["fused", *self._fitted()[0].scores, "grain"]
+        judged = self._for_each_batch(lambda batch: self._judged(batch).by_method(), images_nhwc)
+        return {name: np.concatenate([np.empty(0), *(of[name] for of in judged)]) for name in names}
 
     def maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
         """Maps (N, h, w) of prepared images, uint8 (N, H, W, 3)."""
-        found = self._for_each_batch(lambda batch: self._fused(batch).mean(0).numpy(), images_nhwc)
+        found = self._for_each_batch(lambda batch: self._judged(batch).map_bhw, images_nhwc)
         return np.concatenate(found) if found else np.empty((0, *self._grid), np.float32)
 
     def raw_scores_and_maps(
         self, images_nhwc: PreparedImages, worth_a_map: WorthAMap
     ) -> list[tuple[float, NDArray[np.float32] | None]]:
-        """Raw scores and, of images whose score is worth one, maps (h, w).
-
-        Of several fits the lowest score counts: see `Calibration.guaranteed_rate`.
-        """
+        """Raw scores and, of images whose score is worth one, maps (h, w)."""
 
         def judge(batch_nhwc: PreparedImages) -> list[tuple[float, NDArray[np.float32] | None]]:
-            maps_fbhw = self._fused(batch_nhwc)
-            raw_b = _lowest(maps_fbhw)
-            rows = zip(raw_b.tolist(), maps_fbhw.mean(0).numpy(), worth_a_map(raw_b), strict=True)
+            judged = self._judged(batch_nhwc)
+            rows = zip(judged.raw_b.tolist(), judged.map_bhw, worth_a_map(judged.raw_b), strict=True)
             return [(raw, map_hw if keep else None) for raw, map_hw, keep in rows]
 
         return [one for batch in self._for_each_batch(judge, images_nhwc) for one in batch]
 
-    def _maps(self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores]) -> list[dict[str, Tensor]]:
-        """For each fit the map (B, h, w) of each of its scores, by name."""
-        missing = BATCH - len(vectors_blk)
-        padded = np.pad(vectors_blk, ((0, missing), (0, 0), (0, 0))).astype(np.float32)
-        x_blk = torch.from_numpy(padded).to(self.device)
-        found = []
-        for one in fitted:
-            maps = {name: map_bhw[: len(vectors_blk)] for name, map_bhw in one.maps(x_blk, self.network).items()}
-            if self._places is not None:  # what some good image does not show is never judged
-                maps = {name: map_bhw * self._places for name, map_bhw in maps.items()}
-            found.append({name: map_bhw.cpu() for name, map_bhw in maps.items()})
-        return found
+    def _judged(self, images_bhwc: PreparedImages) -> Judged:
+        return self._judgement(self._vectors_of(images_bhwc), self._fitted())
 
-    def _fused(self, images_bhwc: PreparedImages) -> Tensor:
-        """For each fit the mean of its scores' maps of some images, (F, B, h, w): all are in the same units."""
-        return _mean_maps(self._maps(self._vectors_of(images_bhwc), self._fitted()))
+    def _judgement(self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores]) -> Judged:
+        """What the fits say of some images, of vectors (B, L, K + G)."""
+        n_images = len(vectors_blk)
+        padded = np.pad(vectors_blk, ((0, BATCH - n_images), (0, 0), (0, 0))).astype(np.float32)
+        x_blk = torch.from_numpy(padded).to(self.device)
+        found = Judged([one.maps(x_blk, self.network) for one in fitted], [one.deviations(x_blk) for one in fitted])
+        return found.of(n_images, self._places)
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
@@ -213,7 +200,7 @@ class FeatureJudge:
         fits = (FittedScores.from_arrays(below(f"fit{number}.", arrays)) for number in range(int(facts["fits"])))
         self.fitted = tuple(one.to(self.device) for one in fits)
         if network := below(NETWORK, weights):
-            self.network = FeatureGANomaly(len(self._fitted()[0].mean_k))
+            self.network = FeatureGANomaly(len(self._fitted()[0].mean_k) - self._fitted()[0].n_fields)
             self.network.load_state_dict(network, strict=True)
             self.network.to(self.device).eval()
 
@@ -247,7 +234,10 @@ class FeatureJudge:
                 f"{needed / 1e9:.0f} GB, more than {MOST_BYTES / 1e9:.0f}: lower recipe.resolution, or take other "
                 "features.strides"
             )
-        mean_k, scale_k = _standard(vectors) if self.network is None else self.network.standard.cpu()
+        mean_k, scale_k = _standard(vectors)
+        if self.network is not None:
+            n_features = self.network.standard.shape[1]
+            mean_k[:n_features], scale_k[:n_features] = self.network.standard.cpu()
         network = None if self.network is None else copy.deepcopy(self.network).cpu()
         starts = range(0, len(vectors), BATCH)
 
@@ -256,7 +246,7 @@ class FeatureJudge:
                 yield (torch.from_numpy(vectors[start : start + BATCH].astype(np.float32)) - mean_k) / scale_k
 
         normal = NormalMaps(batches, self._grid, len(vectors), network, self.config.training.seed)
-        return FittedScores.fit(mean_k, scale_k, normal)
+        return FittedScores.fit(mean_k, scale_k, normal, self._n_fields)
 
     def _frozen(self) -> Backbone:
         """The frozen network: of a loaded detector only where something else than its graph is asked for."""
@@ -290,8 +280,13 @@ class FeatureJudge:
         return self._engine
 
     def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """Features and roughness of each place of an image, (L, K + G)."""
         vectors, self._grid = vectors_of(self._started_engine().maps(image_hwc))
-        return vectors
+        rough = roughness(image_hwc, self._grid)
+        self._n_fields = rough.shape[1]
+        if self._places is not None:
+            rough[self._places.cpu().numpy().ravel() == 0] = 0  # the same on all images: nothing is unusual there
+        return np.concatenate([vectors, rough], axis=1)
 
     def _vectors_of(self, images_bhwc: PreparedImages) -> NDArray[np.float16]:
         """Vectors (B, L, K) of some images."""
@@ -330,21 +325,6 @@ def _standard(vectors: StoredVectors) -> tuple[Tensor, Tensor]:
     mean = total / n
     deviation = np.sqrt(np.maximum(squares / n - mean**2, 0)) + LEAST_SCALE
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
-
-
-def _mean_maps(maps: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(list(of_fit.values())).mean(0) for of_fit in maps])
-
-
-def _lowest(maps_fbhw: Tensor) -> NDArray[np.float64]:
-    """Raw scores (B,): of each fit's map its worst places, of the fits the lowest."""
-    return _to_raw(torch.stack([worst_places(map_bhw) for map_bhw in maps_fbhw]).min(0).values)
-
-
-def _to_raw(fused_n: Tensor) -> NDArray[np.float64]:
-    """A score, any number, as a raw score from 0 up that keeps its order: log(1 + e^s)."""
-    raw: NDArray[np.float64] = np.logaddexp(0.0, fused_n.double().numpy())
-    return raw
 
 
 def _none(raw_n: NDArray[np.float64]) -> NDArray[np.bool_]:

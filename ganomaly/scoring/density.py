@@ -70,6 +70,11 @@ class Density:
         """How unusual each place is, (B, h, w), of vectors (B, L, K): about 0 ± 1 for normal images."""
         return self.units.standardise(self._squared(x_blk).reshape(-1, *self.units.grid))
 
+    def left_out(self, x_blk: Tensor, n_images: int) -> Tensor:
+        """The map (B, h, w) of images that were fitted on, as the statistics of all `n_images` others would have it."""
+        squared_bl = _leave_one_out(self._squared(x_blk), n_images, PRIOR * x_blk.shape[2])
+        return self.units.standardise(squared_bl.reshape(-1, *self.units.grid))
+
     def _squared(self, x_blk: Tensor) -> Tensor:
         """Squared Mahalanobis distance over K, (B, L)."""
         parts = [

@@ -20,11 +20,11 @@ from ganomaly import Detector, DetectorConfig
 from ganomaly.evaluation.datasets import elpv
 from ganomaly.evaluation.folders import SUFFIXES
 from ganomaly.images.preparation import ImageSource, fit_recipe
-from ganomaly.judges.features import BATCH, FeatureJudge, _to_raw
+from ganomaly.judges.features import BATCH, FeatureJudge
 from ganomaly.parts.roles import FOLDS, parts_from_names
 from ganomaly.scoring.calibration import Calibration
-from ganomaly.scoring.score import NormalMaps, worst_places
-from ganomaly.scoring.scores import FittedScores
+from ganomaly.scoring.score import NormalMaps
+from ganomaly.scoring.scores import FittedScores, Judged
 
 
 def good_images(data: str, pattern: str | None) -> tuple[list[ImageSource], np.ndarray]:
@@ -66,7 +66,7 @@ def main(
         for n in (int(text) for text in images.split(",")):
             shares, guaranteed = [], 0.0
             for seed in range(draws):
-                share, guaranteed = one_draw(vectors, parts[usable], n, rate, seed, detector.judge._grid)
+                share, guaranteed = one_draw(vectors, parts[usable], n, rate, seed, detector.judge)
                 shares.append(share)
             worst = np.quantile(shares, 0.9)
             figures = f"{rate:.1%} | {guaranteed:.1%} | {np.mean(shares):.1%} | {worst:.1%}"
@@ -74,7 +74,7 @@ def main(
 
 
 def one_draw(
-    vectors: np.ndarray, parts: np.ndarray, n: int, rate: float, seed: int, grid: tuple[int, int]
+    vectors: np.ndarray, parts: np.ndarray, n: int, rate: float, seed: int, judge: FeatureJudge
 ) -> tuple[float, float]:
     """The share of one image of each other part that is flagged, and the guaranteed rate."""
     rng = np.random.default_rng(seed)
@@ -88,9 +88,9 @@ def one_draw(
     tested = vectors[others[one_of_each(parts[others], rng)]]
     held_out, lowest = np.zeros(len(learned)), np.full(len(tested), np.inf)
     for k in range(folds):
-        fitted = fit(vectors[learned[fold != k]], grid)
-        held_out[fold == k] = judge(fitted, vectors[learned[fold == k]])
-        lowest = np.minimum(lowest, judge(fitted, tested))
+        fitted = fit(vectors[learned[fold != k]], judge)
+        held_out[fold == k] = raw_scores(fitted, vectors[learned[fold == k]])
+        lowest = np.minimum(lowest, raw_scores(fitted, tested))
     fold_size = int(np.bincount(fold[calibrates]).max())
     calibration = Calibration.fit(held_out[calibrates], rate, fold_size=fold_size)
     return float(calibration.flagged(lowest).mean()), calibration.guaranteed_rate
@@ -102,18 +102,19 @@ def one_of_each(parts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return order[np.unique(parts[order], return_index=True)[1]]
 
 
-def fit(vectors_nlk: np.ndarray, grid: tuple[int, int]) -> FittedScores:
+def fit(vectors_nlk: np.ndarray, judge: FeatureJudge) -> FittedScores:
     """The scores of some images."""
     x_nlk = torch.from_numpy(vectors_nlk.astype(np.float32))
     mean_k, scale_k = x_nlk.mean((0, 1)), x_nlk.std((0, 1)) + 1e-4
     standard = (x_nlk - mean_k) / scale_k
-    return FittedScores.fit(mean_k, scale_k, NormalMaps(lambda: standard.split(BATCH), grid, len(x_nlk), None, 0))
+    normal = NormalMaps(lambda: standard.split(BATCH), judge._grid, len(x_nlk), None, 0)
+    return FittedScores.fit(mean_k, scale_k, normal, judge._n_fields)
 
 
-def judge(fitted: FittedScores, vectors_nlk: np.ndarray) -> np.ndarray:
+def raw_scores(fitted: FittedScores, vectors_nlk: np.ndarray) -> np.ndarray:
     """Raw scores of some images by one fit."""
-    maps = fitted.maps(torch.from_numpy(vectors_nlk.astype(np.float32)), None)
-    return _to_raw(worst_places(torch.stack(list(maps.values())).mean(0)))
+    x_nlk = torch.from_numpy(vectors_nlk.astype(np.float32))
+    return Judged([fitted.maps(x_nlk, None)], [fitted.deviations(x_nlk)]).raw_b
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ def test_defects_are_found_where_they_are(which: str, request: pytest.FixtureReq
 def test_ways_of_judging_are_those_that_could_be_fitted(trained: Detector, of_few: Detector) -> None:
     """GANomaly would be left out where it was trained, or asked for where it was not."""
     pixels = [one.pixels for one in trained.prepare_all(draw(3, seed=2))]
-    assert set(trained.raw_scores_by_method(pixels)) == {"fused", "residual", "places", "patches"}
-    assert set(of_few.raw_scores_by_method(pixels)) == {"fused", "places", "patches"}
+    assert set(trained.raw_scores_by_method(pixels)) == {"fused", "residual", "places", "patches", "grain"}
+    assert set(of_few.raw_scores_by_method(pixels)) == {"fused", "places", "patches", "grain"}
     np.testing.assert_array_equal(trained.raw_scores_by_method(pixels)["fused"], trained.raw_scores(pixels))
 
 
@@ -211,7 +211,7 @@ def test_a_new_score_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch, 
     detector.save(tmp_path / "model")
     pixels = [one.pixels for one in detector.prepare_all(draw(4, seed=2))]
     found = Detector.load(tmp_path / "model", device="cpu").raw_scores_by_method(pixels)
-    assert set(found) == {"fused", "places", "patches", "brightness"}
+    assert set(found) == {"fused", "places", "patches", "brightness", "grain"}
     np.testing.assert_array_equal(found["brightness"], detector.raw_scores_by_method(pixels)["brightness"])
 
 
