@@ -6,6 +6,7 @@ Heavy modules are imported inside the functions that need them, so that ``--help
 # ruff: noqa: PLC0415 - see above
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,31 +26,39 @@ class UsageProblemError(ValueError):
     """A folder, file or option on the command line that cannot be used as asked."""
 
 
-def find_images(folder: Path) -> tuple[list[Path], int]:
+def find_images(folder: Path) -> tuple[list[Path], Counter[str]]:
     """List the images below a folder, or the one file itself.
 
     Args:
         folder: a folder or one image file.
 
     Returns:
-        The paths relative to the folder, ascending, and how many other files there are. Hidden files and folders and
-        links to folders are left out of both.
+        The paths relative to the folder, ascending, and how many other files there are of each suffix. Hidden files and
+        folders and links to folders are left out of both.
 
     Raises:
         UsageProblemError: if there is no such folder, or no image in it.
     """
     if folder.is_file():
-        return [Path(folder.name)], 0
+        return [Path(folder.name)], Counter()
     if not folder.is_dir():
         raise UsageProblemError(f"{folder}: there is no such folder; give a folder with images")
     files = list(_visible_files(folder))
     images = sorted((path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=Path.as_posix)
-    others = len(files) - len(images)
+    others = Counter(path.suffix.lower() for path in files if path.suffix.lower() not in IMAGE_SUFFIXES)
     if not images:
         raise UsageProblemError(
-            f"{folder}: no images found ({others} other files); images are files named *{', *'.join(IMAGE_SUFFIXES)}"
+            f"{folder}: no images found{ignored(others)}; images are files named *{', *'.join(IMAGE_SUFFIXES)}"
         )
     return images, others
+
+
+def ignored(others: Counter[str]) -> str:
+    """What is said of files that are no images: ``; 3 other files ignored (2 .json, 1 without suffix)``."""
+    if not others:
+        return ""
+    kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common())
+    return f"; {others.total()} other files ignored ({kinds})"
 
 
 def _visible_files(folder: Path) -> Iterator[Path]:

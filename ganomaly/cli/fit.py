@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import Progress
 
-from ganomaly.cli.common import Device, UsageProblemError, find_images, plain_errors, progress, shown
+from ganomaly.cli.common import Device, UsageProblemError, find_images, ignored, plain_errors, progress, shown
 
 if TYPE_CHECKING:
     from ganomaly import Detector, DetectorConfig
@@ -49,16 +49,27 @@ def fit(
 ) -> None:
     """Train and calibrate a detector on images of good parts.
 
-    Images that are near-duplicates, such as photos of one part with another exposure, count as one part. Hidden files
-    and folders and links to folders are left out; images that cannot be judged are counted by reason and left out of
-    the training.
+    A folder with the layout of MVTec AD (train/good, test) is learned from train/good alone. Images that are
+    near-duplicates, such as photos of one part with another exposure, count as one part. Hidden files and folders and
+    links to folders are left out; images that cannot be judged are counted by reason and left out of the training.
     """
     with plain_errors():
         _check_output(output, overwrite=overwrite)
         settings = _settings(config, epochs, seed)
-        images, _ = find_images(folder)
+        folder = _good_parts(folder)
+        images, others = find_images(folder)
+        typer.echo(f"{shown(folder)}: {len(images)} images{ignored(others)}")
         parts = None if part_pattern is None else _parts(images, part_pattern)
         _fit(folder, images, parts, settings, device, output)
+
+
+def _good_parts(folder: Path) -> Path:
+    """Where the images of good parts lie: a benchmark's folder holds defective ones beside them."""
+    good = folder / "train" / "good"
+    if not good.is_dir():
+        return folder
+    typer.secho(f"note: {shown(folder)} has train/good: learns from that alone", fg="yellow", err=True)
+    return good
 
 
 def _settings(file: Path | None, epochs: int | None, seed: int | None) -> "DetectorConfig":

@@ -18,6 +18,7 @@ from ganomaly.cli.common import (
     Model,
     UsageProblemError,
     find_images,
+    ignored,
     plain_errors,
     progress,
     shown,
@@ -111,11 +112,11 @@ def _write_overlay(detector: "Detector", source: Path, pixels: "NDArray[np.uint8
     target.write_bytes(png.tobytes())
 
 
-def _score_summary(detector: "Detector", counts: Counter[str], others: int, output: Path) -> str:
+def _score_summary(detector: "Detector", counts: Counter[str], others: Counter[str], output: Path) -> str:
     assert detector.calibration is not None
     verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("ok", "flagged", "unusable"))
-    ignored = f"; {others} other files ignored" if others else ""
-    return f"{counts.total()} images: {verdicts}{ignored}\n{detector.calibration.promise}\nscores in {shown(output)}"
+    images = f"{counts.total()} images: {verdicts}{ignored(others)}"
+    return f"{images}\n{detector.calibration.promise}\nscores in {shown(output)}"
 
 
 def _check_table(output: Path) -> None:

@@ -107,6 +107,7 @@ def test_fit_accounts_for_every_image(workshop: tuple[Path, Result]) -> None:
     """The user would not learn which images were left out and why, or what the detector promises."""
     folder, result = workshop
     assert result.exit_code == 0, result.output
+    assert f"{folder}/good: 156 images; 1 other files ignored (1 .txt)" in result.stdout
     assert (
         "150 images of 150 parts: 105 to train, 15 to fit, 30 to calibrate; 6 left out as unusable (6 empty):"
         in result.stdout
@@ -147,6 +148,23 @@ def test_fit_counts_parts_and_warns(tmp_path: Path) -> None:
     few = CONFIG.replace("0.1", "0.05")
     (tmp_path / "config.toml").write_text(few)
     assert "too few parts to calibrate: 1" in fails_with_one_line(ganomaly(*fixed, "-o", tmp_path / "few"))
+
+
+def test_a_benchmarks_folder_is_learned_from_its_good_images_alone(tmp_path: Path, draw_parts: DrawParts) -> None:
+    """Defective images would be trained on as good ones, and the detector miss exactly them."""
+    for name, images in {
+        "train/good": draw_parts(60, seed=1),
+        "test/crack": draw_parts(5, seed=2, defect=True),
+    }.items():
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i, image in enumerate(images):
+            cv2.imwrite(str(tmp_path / "set" / name / f"{i}.png"), image)
+    (tmp_path / "config.toml").write_text(CONFIG.replace("epochs = 9", "epochs = 1"))
+    arguments = ("fit", tmp_path / "set", "--config", tmp_path / "config.toml", "--device", "cpu")
+    result = ganomaly(*arguments, "-o", tmp_path / "model")
+    assert result.exit_code == 0, result.output
+    assert "set has train/good: learns from that alone" in result.stderr
+    assert "set/train/good: 60 images\n" in result.stdout
 
 
 def test_info_says_what_the_detector_is(model: Path) -> None:
@@ -204,7 +222,9 @@ def test_score_writes_one_row_per_image(model: Path, night: Path, tmp_path: Path
         assert row["p_value"] == ("" if score.p_value is None else repr(score.p_value))
     assert rows[-1]["reason"] == "truncated"
     verdicts = [row["verdict"] for row in rows]
-    counts = f"{verdicts.count('ok')} ok, {verdicts.count('flagged')} flagged, 1 unusable; 1 other files ignored"
+    counts = (
+        f"{verdicts.count('ok')} ok, {verdicts.count('flagged')} flagged, 1 unusable; 1 other files ignored (1 .txt)"
+    )
     assert f"8 images: {counts}" in result.stdout
     assert "expected to be flagged" in result.stdout
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.csv"]
@@ -287,7 +307,9 @@ def test_errors_of_fit_are_one_line(workshop: tuple[Path, Result], tmp_path: Pat
     (tmp_path / "empty" / "notes.txt").touch()
     (tmp_path / "bad.toml").write_text("[training]\nepochs = 0\n")
     assert "no such folder" in fails_with_one_line(ganomaly("fit", tmp_path / "nowhere", *output))
-    assert "no images found (1 other files)" in fails_with_one_line(ganomaly("fit", tmp_path / "empty", *output))
+    assert "no images found; 1 other files ignored (1 .txt); images are" in fails_with_one_line(
+        ganomaly("fit", tmp_path / "empty", *output)
+    )
     error = fails_with_one_line(ganomaly("fit", folder / "good", "--recipe", tmp_path / "bad.toml", *output))
     assert "bad.toml: training.epochs = 0: " in error
     (tmp_path / "strict.toml").write_text(CONFIG.replace("0.1", "0.01"))
