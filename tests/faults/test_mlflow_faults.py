@@ -69,9 +69,7 @@ class MlflowServer:
 
 @pytest.fixture(autouse=True)
 def _own_mlflow_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a registry puts into the environment is gone after the test."""
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        monkeypatch.delenv(name)
+    """The password that a registry puts into the environment is gone after the test."""
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
 

@@ -12,8 +12,8 @@ from tasks.registry.registry import ModelRegistry
 
 @pytest.fixture(autouse=True)
 def _own_mlflow_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a registry puts into the environment is gone after the test."""
-    for name in (*MLFLOW_DEFAULTS, "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+    """The password that a registry puts into the environment is gone after the test."""
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
@@ -47,9 +47,11 @@ def test_passwords_in_texts(text: str, shown: str) -> None:
     assert without_passwords(text) == shown
 
 
-def test_limits_are_set_unless_the_user_did() -> None:
+def test_limits_are_set_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken if MLflow's own patience of many minutes is back, or the user's limits are overridden."""
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "77"
+    for name in MLFLOW_DEFAULTS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     set_up_process()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == MLFLOW_DEFAULTS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
