@@ -83,7 +83,7 @@ def test_bound_is_cores_over_cpu_time() -> None:
 
 def test_a_day_has_the_lines_keys_and_its_share_of_defects(tmp_path: Path) -> None:
     """Broken if the night of the benchmark holds strays or no defective cells, so that it is no night."""
-    line = LineConfig.model_validate({"line": "bench", "images": {}})
+    line = LineConfig.model_validate({"name": "bench", "images": {}})
     day = date(2026, 3, 2)
     lay_out_day(tmp_path / "data" / "plant", "bench", day, 40, 0.1, 0)
     lay_out_day(tmp_path / "data" / "plant", "bench", date(2026, 3, 3), 2, 0.0, 48)

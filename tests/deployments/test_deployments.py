@@ -23,7 +23,7 @@ def entries() -> list[dict]:
 @pytest.mark.parametrize("line", LINES)
 def test_each_line_file_is_valid(line: str) -> None:
     """Broken if a line file that ships has a key, a type or a value that is not allowed."""
-    assert load_line(line, DEPLOYMENTS / "lines").line == line
+    assert load_line(line, DEPLOYMENTS / "lines").name == line
 
 
 def test_each_line_trains_on_gpu_and_runs_nightly_on_cpu(entries: list[dict]) -> None:

@@ -255,7 +255,7 @@ def try_file(data: bytes) -> str:
 
 @cache
 def _lines() -> Sequence[LineConfig]:
-    return [LineConfig.model_validate({"line": "cells", "images": {"prefix": "", "key_pattern": p}}) for p in PATTERNS]
+    return [LineConfig.model_validate({"name": "cells", "images": {"prefix": "", "key_pattern": p}}) for p in PATTERNS]
 
 
 def try_key(key: str) -> str:

@@ -16,7 +16,7 @@ from ganomaly.images.recipe import Recipe
 from tasks.lines.line import LineConfig
 from tests.faults.bad_images import DATE, GREY, IMAGES, KEYS, RGB, SCORED, UNSEEN_KEYS, BadImage, BadKey
 
-LINE = LineConfig.model_validate({"line": "plates"})
+LINE = LineConfig.model_validate({"name": "plates"})
 
 CHILD = """
 import json, resource, sys

@@ -91,7 +91,7 @@ def test_the_fuzz_sees_and_saves_what_it_looks_for(tmp_path: Path) -> None:
 
 PATTERNS = ("{date}/{part}/{view}.{ext}", "{date}/{part}.png", "{part}_{view}_{date}.png", "{view}-{part}/{date}/x.png")
 LINES = {
-    pattern: LineConfig.model_validate({"line": "cells", "images": {"prefix": "cells/", "key_pattern": pattern}})
+    pattern: LineConfig.model_validate({"name": "cells", "images": {"prefix": "cells/", "key_pattern": pattern}})
     for pattern in PATTERNS
 }
 NAMES = st.text(st.characters(exclude_characters="/\x00", exclude_categories=["Cs"]), min_size=1, max_size=40)

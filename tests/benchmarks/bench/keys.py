@@ -78,7 +78,7 @@ def fill(store: ReportStore, bucket: GeneratedBucket, prefix: str) -> int:
 
 def main(keys: Annotated[int, typer.Option(help="How many.")] = 1_000_000) -> None:
     """Fill, list, compare, print."""
-    line = LineConfig.model_validate({"line": LINE, "images": {}})
+    line = LineConfig.model_validate({"name": LINE, "images": {}})
     window = Window(DAY, DAY)
     bucket = GeneratedBucket(keys)
     with tempfile.TemporaryDirectory() as folder, ReportStore(f"sqlite:///{Path(folder)}/keys.db") as store:
