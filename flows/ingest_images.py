@@ -39,6 +39,8 @@ def ingest_images(line: str, window_start: date | None = None, window_end: date 
             counts += ingest_shard(systems, quote(shard), f"{line} {number}")
     for stray in listing.strays:
         logger.warning("%r %s: %s", stray.key, stray.reason, stray.detail)
+    if listing.ignored:
+        logger.info("%d other files are ignored, see images.ignore", listing.ignored)
     counts.reconcile()
     logger.info("%s, %s: %s", line, window, counts)
     return counts

@@ -7,11 +7,12 @@ from prefect.logging import get_run_logger
 
 from flows.ingest_images import ingest_images
 from flows.score_batch import NightResult, score_batch
+from tasks.errors import OperatingError
 from tasks.lines.window import last_production_date
 from tasks.night.lookback import days_to_revisit
 from tasks.night.score import NoChampionError
 from tasks.steps import name_run
-from tasks.store.run import FailedImagesError
+from tasks.store.run import FailedImagesError, NothingJudgedError
 from tasks.systems import open_systems
 
 
@@ -30,17 +31,19 @@ def nightly(line: str, production_date: date | None = None, device: str = "auto"
     logger = get_run_logger()
     systems = open_systems(line)
     day = production_date or last_production_date(systems.line.timezone, runtime.flow_run.scheduled_start_time)
-    errors: list[FailedImagesError] = []
+    errors: list[OperatingError] = []
     try:
         night = score_batch(line, day, day, device=device)
     except NoChampionError:
         ingest_images(line, day, day)
         raise
-    except FailedImagesError as error:
+    except (FailedImagesError, NothingJudgedError) as error:
         errors.append(error)
     for earlier, model_version in days_to_revisit(systems, day):
         try:
             score_batch(line, earlier, earlier, model_version, device)
+        except NothingJudgedError:  # its own night said so
+            continue
         except FailedImagesError as error:
             logger.error("%s: %s", earlier, error)
             errors.append(error)

@@ -11,9 +11,10 @@ from tasks.night.accounting import RunCounts
 from tasks.night.fetching import in_shards
 from tasks.night.listing import list_window
 from tasks.night.score import drop_scored, pin_model, score_shard
+from tasks.night.survey import elsewhere
 from tasks.report.publish import find_published, publish_report
 from tasks.steps import name_run, quote
-from tasks.store.run import alone_on, find_unfinished, scoring_run
+from tasks.store.run import alone_on, check_night, find_unfinished, scoring_run
 from tasks.systems import open_systems
 
 
@@ -26,12 +27,14 @@ class NightResult:
         counts: what this flow run did.
         report_key: key of `report.html` in the bucket.
         model_version: the version that judged.
+        never_seen: objects outside the window that no run has looked at.
     """
 
     run_id: str
     counts: RunCounts
     report_key: str
     model_version: int
+    never_seen: int
 
 
 @flow(name="score-batch", flow_run_name=name_run)
@@ -45,8 +48,9 @@ def score_batch(
     """Score the images of a window that this model version has not judged yet, and publish the window's report.
 
     The model version is resolved once and judges the whole run; a window whose newest run did not complete goes on with
-    that run's version. Every listed image ends as scored, already scored, unusable or failed. Running a finished window
-    again scores nothing and returns the report that is there; a second run at once waits for the first.
+    that run's version. Every listed image ends as scored, already scored, unusable or failed. Where none could be
+    judged though some were expected, the flow fails once its report is written. Running a finished window again scores
+    nothing and returns the report that is there; a second run at once waits for the first.
 
     Args:
         line: the line, as in `deployments/lines/<line>.toml`.
@@ -61,15 +65,18 @@ def score_batch(
     with alone_on(systems, "score", window) as run_id:
         model = pin_model(systems, model_version or find_unfinished(systems, window), device)
         listing = list_window(systems, window)
+        unseen = elsewhere(systems, window)
         plan = drop_scored(systems, window, quote(listing), model)
         before = plan.counts(listing)
         published = None if plan.todo else find_published(systems, window, model)
         if published is not None:
             logger.info("%s, %s: nothing new, the report is %s", line, window, published.report_key)
-            return NightResult(published.id, before, published.report_key or "", model.version.version)
+            check_night(systems, window, before)
+            return NightResult(published.id, before, published.report_key or "", model.version.version, unseen.total)
         with scoring_run(systems, run_id, window, listing, model, before, runtime.flow_run.id or "") as run:
             for number, shard in enumerate(in_shards(plan.todo, systems.line.scoring.shard_size), start=1):
                 score_shard(systems, model, run, quote(shard), f"{line} {number}")
-            run.report_key = publish_report(systems, model, run.row, quote(listing), run.counts)
+            run.report_key = publish_report(systems, model, run.row, quote(listing), unseen, run.counts)
     logger.info("%s, %s: %s, report %s", line, window, run.counts, systems.objects.uri(run.report_key))
-    return NightResult(run.row.id, run.counts, run.report_key, model.version.version)
+    check_night(systems, window, run.counts)
+    return NightResult(run.row.id, run.counts, run.report_key, model.version.version, unseen.total)

@@ -78,8 +78,9 @@ def read_files(folder: Path) -> SavedDetector:
 
 
 def _read_description(path: Path) -> dict[str, Any]:
+    data = _read(path)
     try:
-        document: dict[str, Any] = json.loads(_read(path))
+        document: dict[str, Any] = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise DetectorFileError(f"{path}: is no valid JSON ({error}): damaged, fetch the detector again") from None
     version = document.get("format_version") if isinstance(document, dict) else None

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from flows.score_batch import NightResult
 
 app = typer.Typer(
@@ -34,6 +36,7 @@ PartOrKey = Annotated[str, typer.Argument(help="A part as the report names it, o
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+PREFECT_IS_AWAY = ("Failed to reach API", "Timed out while attempting to connect to ephemeral Prefect API server")
 FLOW_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
@@ -56,6 +59,8 @@ def _plain_errors() -> Iterator[None]:
     """Say what is wrong in one line: a user needs the thing, the value and the way out, not a traceback."""
     # Prefect's temporary server would report its use to its makers, and log an error where it cannot
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # on a busy machine it takes longer to start than the 20 s that it is given
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     from pydantic import ValidationError
 
     from ganomaly import ConfigError, DetectorFileError, TrainingDataError, TrainingDivergedError
@@ -69,7 +74,6 @@ def _plain_errors() -> Iterator[None]:
         OperatingError,
         TrainingDataError,
         TrainingDivergedError,
-        ValidationError,
     )
     plain = _WithoutTraceback(expected)
     for name in FLOW_LOGGERS:
@@ -77,11 +81,33 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except expected as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
+        _fail(str(error))
+    except ValidationError as error:
+        _fail(_mistakes(error))
+    except RuntimeError as error:
+        if not str(error).startswith(PREFECT_IS_AWAY):
+            raise
+        _fail(
+            f"Prefect: {error}; start its server (`prefect server start`), or unset PREFECT_API_URL to do without one"
+        )
     finally:
         for name in FLOW_LOGGERS:
             logging.getLogger(name).removeFilter(plain)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.secho(f"error: {message}", fg="red", err=True)
+    raise typer.Exit(1) from None
+
+
+def _mistakes(error: "ValidationError") -> str:
+    """What is wrong with settings or options, one line for each, by the name that a person gave them."""
+    lines = []
+    for mistake in error.errors(include_url=False):
+        name = ".".join(map(str, mistake["loc"]))
+        name = f"INSPECTION_{name.upper()}" if name and error.title == "Settings" else name
+        lines.append(f"{name}: {mistake['msg']}" if name else mistake["msg"].removeprefix("Value error, "))
+    return "\n".join(lines)
 
 
 def _user_name() -> str:
@@ -109,16 +135,29 @@ def demo(
 
 @app.command()
 def lines() -> None:
-    """Check every line file and list the lines."""
+    """Check every line file and list the lines; exit code 1 if one has a mistake."""
     with _plain_errors():
+        from ganomaly import ConfigError
         from tasks.lines.line import load_line
         from tasks.lines.names import list_lines
         from tasks.settings import Settings
 
         folder = Settings().lines_dir
-        for name in list_lines(folder):
-            line = load_line(name, folder)
+        names = list_lines(folder)
+        if not names:
+            raise ConfigError(
+                f"{folder}: there is no line file; INSPECTION_LINES_DIR names the folder of NAME.toml files"
+            )
+        mistakes = []
+        for name in names:
+            try:
+                line = load_line(name, folder)
+            except ConfigError as error:
+                mistakes.append(str(error))
+                continue
             typer.echo(f"{name}: {line.description or 'no description'} ({line.images.prefix}, {line.timezone})")
+        if mistakes:
+            raise ConfigError("\n".join(mistakes))
 
 
 @app.command()
@@ -175,6 +214,19 @@ def nightly(line: Line, day: Day = None, device: Device = "auto") -> None:
         _print_night(line, nightly_flow(line, _day(day), device))
 
 
+@app.command()
+def catch_up(line: Line, device: Device = "auto") -> None:
+    """Score every production date of which some objects were never looked at: late uploads, days without a run."""
+    with _plain_errors():
+        from flows.catch_up import catch_up as catch_up_flow
+
+        nights = catch_up_flow(line, device)
+        for night in nights:
+            _print_night(line, night)
+        if not nights:
+            typer.echo(f"{line}: nothing to catch up on")
+
+
 def _print_night(line: str, night: "NightResult") -> None:
     counts = night.counts
     typer.echo(
@@ -182,6 +234,13 @@ def _print_night(line: str, night: "NightResult") -> None:
         f"{counts.unusable} unusable + {counts.failed} failed; {counts.flagged} newly flagged; "
         f"report {night.report_key}"
     )
+    if night.never_seen:
+        typer.secho(
+            f"{night.never_seen} objects outside this window were never looked at: the report names their folders; "
+            f"`inspection catch-up {line}` judges those whose keys have a date",
+            fg="yellow",
+            err=True,
+        )
 
 
 @app.command()

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp")
 
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Model = Annotated[Path, typer.Argument(help="Folder of a detector that `ganomaly fit` wrote.")]
@@ -67,7 +67,9 @@ def _visible_files(folder: Path) -> Iterator[Path]:
 
     for here, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(here, name).relative_to(folder) for name in names if not name.startswith("."))
+        paths = (Path(here, name) for name in names if not name.startswith("."))
+        # a pipe or device may never end; a broken link is an image that cannot be read
+        yield from (path.relative_to(folder) for path in paths if path.is_file() or not path.exists())
 
 
 def progress() -> Progress:

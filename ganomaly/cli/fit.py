@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - heavy modules are imported where they are needed, so that `--help` answers at once
 
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -163,6 +164,9 @@ def _check_output(folder: Path, *, overwrite: bool) -> None:
 
     if folder.exists() and not folder.is_dir():
         raise UsageProblemError(f"{folder}: is a file; give a new folder for the detector")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there):  # better an error now than after the training
+        pass
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / DESCRIPTION_FILE).is_file():

@@ -105,7 +105,7 @@ def _write_overlay(detector: "Detector", source: Path, pixels: "NDArray[np.uint8
     from ganomaly.images.preparation import read_image
     from ganomaly.scoring.heatmap import draw_overlay
 
-    image = read_image(source)
+    image = detector.config.recipe.full_range(read_image(source))
     heat = detector.config.recipe.to_image_pixels(detector.heat_maps(pixels[None])[0], image)
     _, png = cv2.imencode(".png", draw_overlay(image, heat)[:, :, ::-1])
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,5 +146,9 @@ def _replacing(path: Path) -> Iterator[TextIO]:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
             yield file
         unfinished.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say of which file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         unfinished.unlink(missing_ok=True)

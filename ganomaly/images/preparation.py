@@ -55,6 +55,12 @@ def read_image(source: ImageSource) -> NDArray[np.uint8] | NDArray[np.uint16]:
 def _read(source: bytes | Path | str) -> bytes:
     if isinstance(source, bytes):
         return source
+    if not isinstance(source, str | Path):
+        raise ImageError(
+            "unsupported",
+            f"{type(source).__name__} is no image: give the bytes of an image file, its path, or a numpy array of "
+            "uint8 or uint16, (H, W) or (H, W, 3) RGB; of a PIL image, numpy.asarray(image)",
+        )
     try:
         return Path(source).read_bytes()
     except OSError as error:
@@ -81,13 +87,20 @@ def prepare_image(source: ImageSource, recipe: Recipe, gate: QualityGate) -> Pre
             image, full_size = _check_array(source), source.shape[:2]
         else:
             image, full_size = decode_reduced(_read(source), recipe.reduction)
+        image = recipe.full_range(image)
         figures = gate.measure(image, full_size)
         fault = gate.judge(figures)
         if fault is not None:
-            return Prepared(None, figures, fault.reason, fault.detail)
+            return Prepared(None, figures, fault.reason, f"{fault.detail}{_about_bits(fault.reason, image)}")
         return Prepared(recipe.apply(image, full_size), figures)
     except ImageError as error:
         return Prepared(None, figures, error.reason, error.detail)
+
+
+def _about_bits(reason: str, image: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
+    if reason != "underexposed" or image.dtype != np.uint16 or image.max() >= 1 << 14:
+        return ""
+    return f". Its highest value is {image.max()} of 65535: if the camera fills fewer bits, set recipe.bits"
 
 
 def fit_recipe(recipe: Recipe, sources: Sequence[ImageSource]) -> Recipe:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from ganomaly.images.decoding import Pixels
+from ganomaly.images.formats.common import Pixels
 
 MEASURED_SIDE_PX = 256
 _SATURATED = 0.98

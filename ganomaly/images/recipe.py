@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ganomaly.errors import ImageError, TrainingDataError
 from ganomaly.images.alignment import Reference, into_frame, out_of_frame
-from ganomaly.images.decoding import Pixels
+from ganomaly.images.formats.common import Pixels
 from ganomaly.images.frame import FEWEST, fit_reference
 from ganomaly.images.quality import MEASURED_SIDE_PX
 
@@ -21,6 +21,9 @@ DEFAULT_PIXELS = 384 * 384
 SHRUNK_PX = 512
 SIDE_MULTIPLE = 32
 """Sides of the network's input are multiples of the coarsest map's stride."""
+
+
+_FEWER_BITS = (10, 12, 14)
 
 
 class Recipe(BaseModel):
@@ -47,6 +50,11 @@ class Recipe(BaseModel):
     input_px: tuple[int, int] | None = Field(
         None,
         description="features: height and width of the network's input; decided from the line's images and saved",
+    )
+    bits: Literal["auto", 10, 12, 14, 16] = Field(
+        "auto",
+        description="how many bits a camera fills of a file's 16, from below; auto: decided from the line's images and "
+        "saved",
     )
     channels: Literal[1, 3] = Field(1, description="1: grey (luminance of a colour image), 3: RGB")
     roi: tuple[int, int, int, int] | None = Field(
@@ -110,15 +118,23 @@ class Recipe(BaseModel):
         frame = (
             "" if inside is None else f", parts brought into one frame ({self.align}; {inside.mean():.0%} of it scored)"
         )
-        return f"{region}, {colour}, {scaled} {size}, {light}{frame}"
+        depth = f", {self.bits} bits" if self.bits in _FEWER_BITS else ""
+        return f"{region}, {colour}{depth}, {scaled} {size}, {light}{frame}"
 
     @property
     def is_open(self) -> bool:
         """Whether something is left to the line's images to decide."""
-        return (self.keep_aspect and self.input_px is None) or (self.align != "none" and self.reference is None)
+        no_frame = self.align != "none" and self.reference is None
+        return self.bits == "auto" or (self.keep_aspect and self.input_px is None) or no_frame
+
+    def full_range(self, image: Pixels) -> Pixels:
+        """The camera image with values over the full range of its type: 12 of 16 bits become 16."""
+        if image.dtype != np.uint16 or self.bits not in _FEWER_BITS:
+            return image
+        return (np.minimum(image, (1 << self.bits) - 1) << (16 - self.bits)).astype(np.uint16)
 
     def fitted_to(self, images: Iterable[Pixels]) -> Self:
-        """The recipe with what is still open decided: the size of the network's input, and whether parts are aligned.
+        """The recipe with what is still open decided: bits, the size of the network's input, whether parts are aligned.
 
         Args:
             images: some camera images of good parts, gone through once; those in which the region does not lie are
@@ -127,12 +143,17 @@ class Recipe(BaseModel):
         Raises:
             TrainingDataError: if parts are to be aligned and there are too few images to learn from.
         """
-        recipe, regions, sides = self, [], []
+        recipe, regions, sides, brightest = self, [], [], 0
         for image in images:
             with suppress(ImageError):
                 region = self.crop(image)
                 sides.append(region.shape[:2])
                 regions.append(_shrunk(region))
+                brightest = max(brightest, int(image.max()) if image.dtype == np.uint16 else 0)
+        if self.bits == "auto" and sides:
+            fewest = next((bits for bits in _FEWER_BITS if 0 < brightest < 1 << bits), 16)
+            recipe = recipe.model_copy(update={"bits": fewest})
+            regions = [recipe.full_range(region) for region in regions]
         if self.keep_aspect and self.input_px is None and sides:
             height, width = np.median(np.array(sides), axis=0)
             recipe = recipe.model_copy(update={"input_px": self._scaled_down(float(height), float(width))})

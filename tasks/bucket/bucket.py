@@ -363,9 +363,14 @@ def _parse_time(text: Any) -> datetime:
 
 
 def _object_info(entry: dict[str, Any]) -> ObjectInfo:
+    if missing := [name for name in ("ETag", "Size", "LastModified") if entry.get(name) in (None, "")]:
+        raise ObjectStoreError(
+            f"{entry['Key']!r}: the server lists it without {' and '.join(missing)}, by which versions of an object "
+            "are told apart; take a server that keeps to S3's ListObjectsV2"
+        )
     return ObjectInfo(
         key=entry["Key"],
-        etag=entry.get("ETag", "").strip('"'),
+        etag=entry["ETag"].strip('"'),
         size_bytes=entry["Size"],
         modified_at=entry["LastModified"].astimezone(UTC),
     )

@@ -26,6 +26,9 @@ from tasks.errors import OperatingError
 OUTAGE_S = 60
 _MISSING = {"NoSuchKey", "NotFound", "404"}
 _CHANGED = {"PreconditionFailed", "412"}
+_ARCHIVED = {"InvalidObjectState"}
+_ELSEWHERE = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301"}
+_ENCRYPTED = {"KMS.DisabledException", "KMS.NotFoundException", "KMS.AccessDeniedException", "InvalidRequest"}
 _NO_BUCKET = {"NoSuchBucket"}
 EXPIRED = {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"}
 _WRONG_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
@@ -121,19 +124,27 @@ def _explain(server: str, bucket: str, code: str, error: Exception, silent_s: fl
     return _explain_code(server, bucket, code, error) or _explain_no_answer(server, error, silent_s)
 
 
+_WAYS_OUT = (
+    (EXPIRED, "the credentials for {server} have expired ({code}); renew {variables} and run again"),
+    # without the right to list, S3 denies access to what is not there
+    (
+        _WRONG_CREDENTIALS | _FORBIDDEN,
+        "{server} refuses the credentials ({said}); check {variables}, and the bucket's policy for this key",
+    ),
+    (_WRONG_CLOCK, "this machine's clock and that of {server} differ ({code}); set the clock"),
+    (_NO_BUCKET, "{server} has no bucket {bucket!r}; create it or set INSPECTION_BUCKET"),
+    (_ARCHIVED, "it lies in an archive ({code}); restore it there, or let the bucket archive later"),
+    (_ELSEWHERE, "{server} has the bucket in another region ({said}); set AWS_REGION to that"),
+    (_ENCRYPTED, "{server} cannot decrypt it ({said}); the job needs the right to use the key, and no key of its own"),
+)
+"""What is wrong and the way out, by S3's error codes."""
+
+
 def _explain_code(server: str, bucket: str, code: str, error: Exception) -> str | None:
-    if code in EXPIRED:
-        return f"the credentials for {server} have expired ({code}); renew {_CREDENTIAL_VARIABLES} and run again"
-    if code in _WRONG_CREDENTIALS | _FORBIDDEN:
-        # without the right to list, S3 denies access to what is not there
-        return (
-            f"{server} refuses the credentials ({one_line(error)}); check {_CREDENTIAL_VARIABLES}, and the bucket's "
-            "policy for this key"
-        )
-    if code in _WRONG_CLOCK:
-        return f"this machine's clock and that of {server} differ ({code}); set the clock"
-    if code in _NO_BUCKET:
-        return f"{server} has no bucket {bucket!r}; create it or set INSPECTION_BUCKET"
+    facts = {"server": server, "bucket": bucket, "code": code, "variables": _CREDENTIAL_VARIABLES}
+    for codes, words in _WAYS_OUT:
+        if code in codes:
+            return words.format(said=one_line(error), **facts)
     if code and may_pass(error):
         return f"{server} is overloaded or broken ({one_line(error)}); run again when it is well"
     return None

@@ -5,10 +5,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from fnmatch import translate
 from functools import cached_property
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -28,6 +29,13 @@ _FIELD_PATTERNS = {
 }
 
 
+IGNORED = (
+    *("*.json", "*.xml", "*.txt", "*.csv", "*.log", "*.ini", "*.md5", "*.sha1", "*.sha256", "*.crc"),
+    *("*.part", "*.partial", "*.tmp", "*.lock", "Thumbs.db", ".DS_Store", "._*"),
+)
+"""Names of files that stand beside images: what cameras and people note, what file managers leave."""
+
+
 @dataclass(frozen=True)
 class KeyFields:
     """What the key of an image says: production date, part, and view (``""`` where the pattern has none)."""
@@ -45,6 +53,7 @@ class ImagesConfig(BaseModel):
     prefix: Annotated[str, Field(pattern=r"^([^/].*/)?$")]  # ends with "/": "elpv" must not list "elpv-mono" as well
     key_pattern: str = "{date}/{part}/{view}.{ext}"
     max_bytes: Annotated[int, Field(ge=1)] = 200_000_000  # a larger object is no image and is not fetched
+    ignore: tuple[Annotated[str, Field(min_length=1)], ...] = IGNORED  # shell patterns of names that are no images
     normal_list: Annotated[str, Field(min_length=1)] | None = None  # key of a CSV file; None: every usable image
 
     @field_validator("key_pattern")
@@ -63,6 +72,9 @@ class ImagesConfig(BaseModel):
         return pattern
 
 
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+
+
 class ScoringConfig(BaseModel):
     """Table ``[scoring]``: how the nightly run cuts its work. Changes speed and memory, never a score."""
 
@@ -72,6 +84,8 @@ class ScoringConfig(BaseModel):
     chunk_size: Annotated[int, Field(ge=1)] = 256  # images scored and committed together
     fetch_threads: Annotated[int, Field(ge=1, le=64)] = 8
     lookback_days: Annotated[int, Field(ge=0, le=31)] = 1  # earlier days on which the nightly run looks for late images
+    days_off: tuple[Weekday, ...] = ()  # days on which no images are expected: a night without any is no alarm
+    survey: bool = True  # each night looks through the whole prefix for objects that no run has looked at
 
 
 class LineConfig(DetectorConfig):
@@ -117,6 +131,14 @@ class LineConfig(DetectorConfig):
             return None
         return KeyFields(day, fields["part"], sys.intern(fields.get("view", "")))  # a few, of a million images
 
+    def ignores(self, key: str) -> bool:
+        """Whether an object is no image and nobody need be told: a folder's own entry, or a name in `images.ignore`."""
+        return self._ignored_regex.fullmatch(key.rpartition("/")[2].lower()) is not None
+
+    def works_on(self, day: date) -> bool:
+        """Whether images of a production date are expected."""
+        return get_args(Weekday)[day.weekday()] not in self.scoring.days_off
+
     def prefix_for(self, day: date) -> str:
         """The longest key prefix that all images of one production date share."""
         prefix = self.images.prefix
@@ -135,6 +157,10 @@ class LineConfig(DetectorConfig):
         """
         days = (start + timedelta(days=n) for n in range((end - start).days + 1))
         return list(dict.fromkeys(self.prefix_for(day) for day in days))
+
+    @cached_property
+    def _ignored_regex(self) -> re.Pattern[str]:
+        return re.compile("|".join(["", *(translate(pattern.lower()) for pattern in self.images.ignore)]))
 
     @cached_property
     def _key_regex(self) -> re.Pattern[str]:

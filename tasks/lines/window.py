@@ -27,6 +27,11 @@ class Window:
         if self.end < self.start:
             raise WindowError(f"the window ends on {self.end}, before it starts on {self.start}; exchange them")
 
+    @property
+    def days(self) -> list[date]:
+        """All production dates, ascending."""
+        return [self.start + timedelta(days=n) for n in range((self.end - self.start).days + 1)]
+
     def __contains__(self, day: date) -> bool:
         return self.start <= day <= self.end
 

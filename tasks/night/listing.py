@@ -14,6 +14,8 @@ from tasks.report.report import STRAY_KEY, STRAY_SIZE
 from tasks.steps import NETWORK_STEP
 from tasks.systems import Systems
 
+OUTPUTS = "reports/"
+"""Where the pipeline writes: never an image of a line."""
 NUL_PICTURE = "\u2400"  # what stands for a NUL in a report store that cannot hold one
 
 
@@ -59,14 +61,16 @@ class Listing:
     Attributes:
         images: those whose key follows the line's layout, by key.
         strays: the others, by key; they count as unusable and are never fetched.
+        ignored: how many more there are that `images.ignore` names; they count nowhere.
     """
 
     images: tuple[ListedImage, ...]
     strays: tuple[Stray, ...]
+    ignored: int = 0
 
     @property
     def total(self) -> int:
-        """Number of objects."""
+        """Number of objects, without those that are ignored."""
         return len(self.images) + len(self.strays)
 
 
@@ -75,15 +79,19 @@ def list_window(systems: Systems, window: Window) -> Listing:
     """List the window's objects and read part, view and production date from their keys."""
     images: list[ListedImage] = []
     strays: list[Stray] = []
+    ignored = 0
     with imports_left_alone():
         for prefix in systems.line.listing_prefixes(window.start, window.end):
             for found in systems.objects.list_objects(prefix):
+                if systems.line.ignores(found.key):
+                    ignored += 1
+                    continue
                 item = _identify(systems.line, window, found)
                 if isinstance(item, Stray):
                     strays.append(item)
                 elif item is not None:
                     images.append(item)
-    return Listing(tuple(sorted(images, key=_key)), tuple(sorted(strays, key=_key)))
+    return Listing(tuple(sorted(images, key=_key)), tuple(sorted(strays, key=_key)), ignored)
 
 
 def _identify(line: LineConfig, window: Window, found: ObjectInfo) -> ListedImage | Stray | None:
@@ -91,7 +99,7 @@ def _identify(line: LineConfig, window: Window, found: ObjectInfo) -> ListedImag
     fields = line.parse_key(found.key)
     if fields is None:
         detail = f"does not follow {line.images.prefix}{line.images.key_pattern}"
-        return Stray(found.key.replace("\x00", NUL_PICTURE), found.etag, STRAY_KEY, detail)
+        return Stray(storable(found.key), found.etag, STRAY_KEY, detail)
     if fields.date not in window:
         return None
     if found.size_bytes > line.images.max_bytes:
@@ -106,6 +114,11 @@ def _identify(line: LineConfig, window: Window, found: ObjectInfo) -> ListedImag
         captured_at=found.modified_at,
         size_bytes=found.size_bytes,
     )
+
+
+def storable(key: str) -> str:
+    """The key as the report store holds it."""
+    return key.replace("\x00", NUL_PICTURE)
 
 
 def _key(item: ListedImage | Stray) -> str:

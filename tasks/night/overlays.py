@@ -8,7 +8,7 @@ import numpy as np
 from ganomaly import Detector
 from ganomaly.images.preparation import read_image
 from ganomaly.scoring.heatmap import draw_overlay
-from tasks.night.listing import ListedImage
+from tasks.night.listing import OUTPUTS, ListedImage
 
 MAX_SIDE_PX = 640
 JPEG_QUALITY = 85
@@ -21,12 +21,12 @@ def overlay_key(line: str, image: ListedImage, model_version: int, calibration_i
     """
     named = "\n".join([image.key, image.etag, str(model_version), calibration_id])
     name = hashlib.sha256(named.encode()).hexdigest()[:24]
-    return f"reports/{line}/{image.production_date}/overlays/{name}.jpg"
+    return f"{OUTPUTS}{line}/{image.production_date}/overlays/{name}.jpg"
 
 
 def overlay_jpeg(detector: Detector, data: bytes, heat_hw: np.ndarray) -> bytes:
     """An encoded image with its heat map (H', W') laid over it, as JPEG of at most 640 pixels a side."""
-    image = read_image(data)
+    image = detector.config.recipe.full_range(read_image(data))
     return encode_jpeg(draw_overlay(image, detector.config.recipe.to_image_pixels(heat_hw, image)))
 
 

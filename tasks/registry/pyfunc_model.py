@@ -1,12 +1,13 @@
 """The registered model as MLflow's models-from-code: this file is copied into the model and run when it is loaded.
 
 It holds no weights and nothing pickled: those lie beside it as the detector's own folder. Input is a table with one
-column ``image``: encoded bytes (PNG, JPEG, ...), the same in base64, or pixels (H, W) or (H, W, 3) RGB as a numpy array
-or nested list of uint8.
+column ``image``: encoded bytes (PNG, JPEG, ...), the same in base64 (also URL-safe, with line breaks, as a data URL),
+or pixels (H, W) or (H, W, 3) RGB as a numpy array or nested list of uint8. One row comes back for each image.
 """
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 import mlflow
 import numpy as np
@@ -14,6 +15,8 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from ganomaly import Detector
+
+URL_SAFE = str.maketrans("-_", "+/")
 
 
 class DetectorModel(PythonModel):
@@ -30,7 +33,7 @@ class DetectorModel(PythonModel):
         params: dict[str, object] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
         """Judge each row's image: raw score, normalised score, p-value, verdict and, when unusable, the reason."""
-        scores = self.detector.score([as_image(value) for value in model_input["image"]])
+        scores = self.detector.score(images_of(list(model_input["image"])))
         return pd.DataFrame(
             {
                 "raw_score": [s.raw for s in scores],
@@ -42,16 +45,37 @@ class DetectorModel(PythonModel):
         ).astype({"raw_score": "float64", "normalised_score": "float64", "p_value": "float64"})
 
 
+def images_of(cells: Sequence[object]) -> list[bytes | np.ndarray]:
+    """The images of a column. Where every cell is a row of numbers, all of them are the rows of one image."""
+    if len(cells) > 1 and all(_is_row(cell) for cell in cells):
+        return [as_image(list(cells))]
+    return [as_image(cell) for cell in cells]
+
+
+def _is_row(cell: object) -> bool:
+    return isinstance(cell, list) and bool(cell) and isinstance(cell[0], int | float)
+
+
 def as_image(value: object) -> bytes | np.ndarray:
     """One cell of the input as something that the detector judges; what it cannot be is judged unusable there."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, dict):  # as TensorFlow's servers are asked
+        value = value.get("b64", value)
     if isinstance(value, str):
+        text = value.partition(",")[2] if value.startswith("data:") else value
         try:
-            return base64.b64decode(value, validate=True)
-        except binascii.Error:
-            return b""
+            return base64.b64decode("".join(text.split()).translate(URL_SAFE), validate=True)
+        except (binascii.Error, ValueError):
+            return value.encode()
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    pixels = np.asarray(value)
+    try:
+        pixels = np.asarray(value)
+    except ValueError:  # rows of unequal length
+        return repr(value).encode()
+    if pixels.dtype == bool:
+        return pixels.astype(np.uint8) * 255
     # JSON knows no integer width: whole numbers that fit are taken for 8-bit pixels
     whole = pixels.dtype.kind in "iu" and pixels.dtype != np.uint16
     return pixels.astype(np.uint8) if whole and pixels.size and 0 <= pixels.min() <= pixels.max() <= 255 else pixels

@@ -51,7 +51,9 @@ def asking(address: str, action: str) -> Iterator[None]:
 
 def unreachable(address: str, action: str, error: Exception) -> RegistryUnreachableError:
     """The error for a call that failed, without a password in it."""
-    return RegistryUnreachableError(
-        f"MLflow at {address}: cannot {action}: {without_passwords(str(error))}; is it running, and is "
-        "INSPECTION_MLFLOW_TRACKING_URI right? Run the command again when it answers"
-    )
+    words = " ".join(without_passwords(str(error)).partition("[SQL:")[0].split())
+    if "database is locked" in words:
+        way_out = "another program writes to it; run the command again, or let an MLflow server keep the database"
+    else:
+        way_out = "is it running, and is INSPECTION_MLFLOW_TRACKING_URI right? Run the command again when it answers"
+    return RegistryUnreachableError(f"MLflow at {address}: cannot {action}: {words}; {way_out}")

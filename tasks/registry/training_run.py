@@ -42,14 +42,18 @@ SIGNATURE = ModelSignature(
     ),
 )
 SERVING_PACKAGES = (
+    "imagecodecs",
     "mlflow",
     "numpy",
     "onnxruntime",
     "opencv-python-headless",
     "pandas",
+    "pillow",
     "pydantic",
     "safetensors",
     "scikit-learn",
+    "simplejpeg",
+    "tifffile",
     "timm",
     "torch",
 )

@@ -13,9 +13,10 @@ from ganomaly.images.preparation import read_image
 from tasks.bucket.failures import ObjectStoreError
 from tasks.lines.window import Window
 from tasks.night.accounting import RunCounts
-from tasks.night.listing import Listing
+from tasks.night.listing import OUTPUTS, Listing
 from tasks.night.overlays import encode_jpeg, overlay_jpeg
 from tasks.night.score import PinnedModel
+from tasks.night.survey import Unseen, way_out
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html
 from tasks.report.report import NightReport, Picture
@@ -30,14 +31,16 @@ PICTURES_AT_ONCE = 10  # images may be large
 
 def report_folder(line: str, window: Window, run_id: str) -> str:
     """Key prefix of a run's report: ``reports/<line>/<last date of the window>/<run>``."""
-    return f"reports/{line}/{window.end}/{run_id}"
+    return f"{OUTPUTS}{line}/{window.end}/{run_id}"
 
 
 @task(name="publish-report", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
-def publish_report(systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, counts: RunCounts) -> str:
+def publish_report(
+    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, unseen: Unseen, counts: RunCounts
+) -> str:
     """Write the report of a run's window to the bucket, and its table to the Prefect UI; gives the report's key."""
     window = Window(run.window_start, run.window_end)
-    report = night_report(systems, model, run, listing, counts)
+    report = night_report(systems, model, run, listing, unseen, counts)
     folder = report_folder(run.line, window, run.id)
     systems.objects.put(f"{folder}/scores.parquet", scores_parquet(report), "application/vnd.apache.parquet")
     systems.objects.put(f"{folder}/flagged.csv", flagged_csv(report).encode(), "text/csv; charset=utf-8")
@@ -62,7 +65,7 @@ def find_published(systems: Systems, window: Window, model: PinnedModel) -> Scor
 
 
 def night_report(
-    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, counts: RunCounts
+    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, unseen: Unseen, counts: RunCounts
 ) -> NightReport:
     """Gather what the report of a run says: all verdicts of its model version on what the window's listing holds."""
     calibration = model.detector.calibration
@@ -99,6 +102,9 @@ def night_report(
         scores=scores,
         failures=systems.store.runs.failures(run.id),
         pictures=_pictures(systems, model.detector, scores[scores["verdict"] == "flagged"].head(MAX_PICTURES)),
+        ignored=listing.ignored,
+        never_seen=unseen.folders,
+        way_out=way_out(line, unseen),
         attribution=line.attribution or None,
     )
 
@@ -124,6 +130,9 @@ def _draw(detector: Detector, images: dict[str, bytes]) -> dict[str, Picture]:
     pixels = detector.stack([prepared[key] for key in usable], np.ones(len(usable), dtype=bool))  # noqa: PD013 no table
     heats = detector.heat_maps(pixels)
     return {
-        key: Picture(encode_jpeg(read_image(images[key])), overlay_jpeg(detector, images[key], heat))
+        key: Picture(
+            encode_jpeg(detector.config.recipe.full_range(read_image(images[key]))),
+            overlay_jpeg(detector, images[key], heat),
+        )
         for key, heat in zip(usable, heats, strict=True)
     }

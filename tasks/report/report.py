@@ -5,7 +5,7 @@ Pure: every function turns a `NightReport` into text or bytes. It knows no bucke
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
@@ -77,6 +77,9 @@ class NightReport:
             model version has judged, in this run or before. Scores and p-value are NaN when unusable.
         failures: columns `FAILURE_COLUMNS`, one row for each image that could not be judged for an outside reason.
         pictures: the pictures of flagged images by key; the worst are enough.
+        ignored: objects of the window that `images.ignore` names; they count nowhere.
+        never_seen: objects under the line's prefix, outside the window, that no run has looked at, by folder.
+        way_out: what a person can do about them.
         attribution: whom the images belong to, printed in the footer.
     """
 
@@ -103,6 +106,9 @@ class NightReport:
     scores: pd.DataFrame
     failures: pd.DataFrame
     pictures: Mapping[str, Picture]
+    ignored: int = 0
+    never_seen: Mapping[str, int] = field(default_factory=dict)
+    way_out: str = ""
     attribution: str | None = None
 
     def __post_init__(self) -> None:

@@ -23,6 +23,8 @@ def headline(report: NightReport) -> str:
         clauses.append(f"{counted(len(report.unusable), 'image')} unusable")
     if counts.failed:
         clauses.append(f"{counted(counts.failed, 'image')} failed")
+    if report.never_seen:
+        clauses.append(f"{counted(sum(report.never_seen.values()), 'object')} elsewhere never looked at")
     if not accounting_problem(report):
         clauses.append(f"all {integer(counts.listed)} images accounted for" if counts.listed > 1 else "accounted for")
     return ", ".join(clauses)
@@ -117,6 +119,6 @@ def tone(report: NightReport) -> str:
     """How the night is to be taken: ``alert``, ``gap`` or ``clear``."""
     if report.flagged_images or accounting_problem(report):
         return "alert"
-    if report.judged.empty or report.counts.failed or report.uninspected_parts:
+    if report.judged.empty or report.counts.failed or report.uninspected_parts or report.never_seen:
         return "gap"
     return "clear"

@@ -75,7 +75,13 @@ class Database:
     """
 
     def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
-        self.url = sa.engine.make_url(url)
+        try:
+            self.url = sa.engine.make_url(url)
+        except sa.exc.ArgumentError:  # its text may show a password
+            raise ReportStoreError(
+                "report store: INSPECTION_STORE_URL is no address of a database; it must begin with sqlite:/// or "
+                "postgresql+psycopg://"
+            ) from None
         self.patience_s = patience_s
         if self.url.drivername in ("sqlite", "sqlite+pysqlite"):
             self.engine = _sqlite_engine(self.url)

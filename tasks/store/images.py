@@ -34,6 +34,10 @@ class Images:
         query = sa.select(table.key, table.etag, table.id).where(*in_window(line, start, end))
         return {(row.key, row.etag): row.id for row in self._database.rows(query)}
 
+    def among(self, line: str, images: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the images (key, etag) that were ever recorded."""
+        return set(self._database.read(lambda connection: ids_of(connection, line, images)))
+
     def recorded(self, line: str, start: date, end: date) -> pd.DataFrame:
         """The window's images, fit to judge or not when they were recorded; ordered by key and ETag.
 

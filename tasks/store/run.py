@@ -26,6 +26,29 @@ class FailedImagesError(OperatingError):
     """A run that judged what it could and is complete in its accounting, but could not read some images."""
 
 
+class NothingJudgedError(OperatingError):
+    """A window on which images are expected, and of which none could be judged."""
+
+
+def check_night(systems: Systems, window: Window, counts: RunCounts) -> None:
+    """See that something was judged, where something is expected.
+
+    Raises:
+        NothingJudgedError: says what there was instead, and where to look.
+    """
+    line, where = systems.line, systems.objects.uri(systems.line.prefix_for(window.start))
+    if counts.listed == 0 and any(line.works_on(day) for day in window.days):
+        raise NothingJudgedError(
+            f"{line.name}, {window}: no image lies under {where}. Look whether the cameras upload, and whether "
+            "images.prefix is theirs; a day without production belongs into scoring.days_off"
+        )
+    if counts.listed and counts.unusable == counts.listed:
+        raise NothingJudgedError(
+            f"{line.name}, {window}: all {counts.listed} objects under {where} are unusable; the report names the "
+            "reasons"
+        )
+
+
 @task(name="find-unfinished", cache_policy=NO_CACHE, persist_result=False)
 def find_unfinished(systems: Systems, window: Window) -> int | None:
     """The model version with which the window's newest run did not come to its end: its report must be of one model.

@@ -148,6 +148,14 @@ class Runs:
         query = sa.select(table.key, table.etag, table.reason, table.detail).where(table.run_id == run_id)
         return self._database.frame(query.order_by(table.key, table.etag), {})
 
+    def named(self, line: str, objects: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the objects (key, etag) that some run of the line named as a failure."""
+        table = failure_table.c
+        query = sa.select(table.key, table.etag).join(run_table, run_table.c.id == table.run_id)
+        query, keys = query.where(run_table.c.line == line), {key for key, _ in objects}
+        rows = self._database.read(lambda connection: rows_among(connection, query, table.key, keys))
+        return {(row.key, row.etag) for row in rows} & set(objects)
+
     def failures_of_keys(self, line: str, keys: Sequence[str]) -> list[StoredFailure]:
         """All failures of these keys in runs of the line, oldest run first."""
         query = (

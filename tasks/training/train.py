@@ -1,7 +1,5 @@
 """Train a line's detector: choose normal images, fix them as a snapshot, train, calibrate, register."""
 
-import csv
-import io
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -26,12 +24,14 @@ from tasks.bucket.failures import ObjectChangedError, ObjectMissingError
 from tasks.lines.window import Window
 from tasks.night.fetching import FetchedImage, fetch_chunks
 from tasks.night.listing import ListedImage
+from tasks.registry.reaching import ModelRegistryError
 from tasks.registry.training_run import TrainingRun
 from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, model_name
 from tasks.settings import code_version
 from tasks.steps import NETWORK_STEP, ProgressArtifact
 from tasks.systems import Systems
 from tasks.training.figures import calibration_figure, loss_figure, reconstruction_figure
+from tasks.training.normal_list import read_normal_list
 from tasks.training.snapshot import COLUMNS, snapshot_id
 
 
@@ -102,7 +102,7 @@ def choose_normal_images(systems: Systems, window: Window | None) -> tuple[Liste
             f"record them first with `inspection ingest {line.name}`"
         )
     if line.images.normal_list is not None:
-        normal = _read_normal_list(systems)
+        normal = read_normal_list(systems)
         found, recorded = len(recorded), recorded[recorded["key"].isin(normal)]
         if recorded.empty:
             raise TrainingDataError(
@@ -115,17 +115,6 @@ def choose_normal_images(systems: Systems, window: Window | None) -> tuple[Liste
         ListedImage(row.key, row.etag, row.part, row.view, row.production_date, row.captured_at, int(row.size_bytes))
         for row in newest.itertuples()
     )
-
-
-def _read_normal_list(systems: Systems) -> set[str]:
-    key = systems.line.images.normal_list
-    assert key is not None
-    reader = csv.DictReader(io.StringIO(systems.objects.get(key).decode("utf-8-sig")))
-    if "key" not in (reader.fieldnames or []):
-        raise TrainingDataError(
-            f"{systems.objects.uri(key)}: needs a column key; has {', '.join(reader.fieldnames or []) or 'none'}"
-        )
-    return {row["key"] for row in reader}
 
 
 @task(name="decide-recipe", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
@@ -262,11 +251,25 @@ def _held_out_figure(detector: Detector, snapshot: Snapshot) -> Figure:
 
 @task(name="assign-alias", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
-    """Make the version champion where the line has none, otherwise challenger; the promotion is recorded."""
+    """Make the version champion where the line never had one, otherwise challenger; the promotion is recorded.
+
+    A champion that was deleted in MLflow is replaced by a person, not by the next training.
+
+    Raises:
+        ModelRegistryError: the line's champion is gone; the version is registered as challenger.
+    """
     champion = systems.registry.champion(systems.line.name)
     if champion is not None and champion.version != version.version:
         systems.registry.set_alias(version, CHALLENGER)
         return CHALLENGER
+    before = systems.store.decisions.last_promotion(systems.line.name)
+    if champion is None and before is not None and before.version != version.version:
+        systems.registry.set_alias(version, CHALLENGER)
+        raise ModelRegistryError(
+            f"{version.name} has no champion, but had version {before.version} since {before.promoted_at:%Y-%m-%d}: "
+            f"somebody deleted it or its alias. Version {version.version} is registered as challenger; in MLflow, give "
+            "the alias champion to the version that is to judge"
+        )
     if champion is None:
         systems.registry.set_alias(version, CHAMPION)
         systems.store.decisions.record_promotion(

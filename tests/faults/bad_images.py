@@ -311,12 +311,11 @@ def valid_files() -> dict[str, bytes]:
         "tiff-big": raw_tiff(grey, big=True, order=">"),
         "tiff-tiled": tiled_tiff(),
         "tiff-tiled-big": tiled_tiff(big=True),
-        "tiff-pages": raw_tiff(grey, pages=3),
         "tiff-12": packed_12_bit_tiff(),
         "tiff-planes": separate_planes_tiff(),
         "tiff-deflate": pillow("TIFF", "RGB", compression="tiff_adobe_deflate"),
         "tiff-jpeg": pillow("TIFF", "RGB", compression="jpeg"),
-        "tiff-group4": pillow("TIFF", "1", compression="group4"),
+        "tiff-1": pillow("TIFF", "1"),
         "tiff-packbits": pillow("TIFF", "P", compression="packbits"),
         "bmp-8": encode("bmp", grey),
         "bmp-24": encode("bmp", rgb),
@@ -394,7 +393,7 @@ def _incomplete() -> Iterator[BadImage]:
         ),
         "jpeg-closed": (
             "baseline JPEG cut inside its data and closed with an end marker",
-            SCORED,
+            "truncated",
             jpeg()[:3000] + b"\xff\xd9",
         ),
         "png-wrong-crc": ("PNG with a wrong checksum", "unreadable", _with_wrong_crc(b"IDAT")),
@@ -540,7 +539,7 @@ def _kinds() -> Iterator[BadImage]:
     adobe = cmyk.index(b"Adobe") + 11
     white = raw_tiff(GREY.astype(np.float32) / 255, sample_format=3)
     nan = np.full((SIDE, SIDE), np.nan, np.float32)
-    planes = [RGB[:, :, channel].astype("<u2").tobytes() for channel in range(3)]
+    planes = [(RGB[:, :, channel].astype("<u2") * 257).tobytes() for channel in range(3)]
     planes_16 = tiff_tags(SIDE, SIDE, bits=(16, 16, 16), samples=3, photometric=2, planar=2, rows=SIDE)
     cases: dict[str, tuple[str, str, Callable[[], bytes]]] = {
         "png-as-jpg": ("PNG named .jpg", SCORED, lambda: encode("png", GREY)),
@@ -549,7 +548,12 @@ def _kinds() -> Iterator[BadImage]:
         "tiff-16": ("16-bit TIFF", SCORED, lambda: encode("tiff", GREY_16)),
         "tiff-12": ("12-bit TIFF, packed", SCORED, packed_12_bit_tiff),
         "png-1": ("1-bit PNG", SCORED, lambda: pillow("PNG", "1")),
-        "tiff-1": ("1-bit fax TIFF", SCORED, lambda: pillow("TIFF", "1", compression="group4")),
+        "tiff-1": ("1-bit TIFF", SCORED, lambda: pillow("TIFF", "1")),
+        "tiff-group4": (
+            "fax TIFF, which cannot tell damage",
+            "unsupported",
+            lambda: pillow("TIFF", "1", compression="group4"),
+        ),
         "png-interlaced": ("interlaced PNG", SCORED, interlaced_png),
         "png-palette": ("PNG with a palette", SCORED, lambda: pillow("PNG", "P")),
         "png-palette-alpha": ("PNG with a palette and alpha", SCORED, lambda: pillow("PNG", "P", transparency=3)),
@@ -561,12 +565,12 @@ def _kinds() -> Iterator[BadImage]:
         "jpeg-rgb": ("RGB JPEG with Adobe's marker", SCORED, lambda: pillow("JPEG", "RGB", keep_rgb=True)),
         "jpeg-progressive": ("progressive JPEG", SCORED, lambda: jpeg(RGB, progressive=1)),
         "jpeg-arithmetic": ("arithmetic-coded JPEG", SCORED, lambda: base64.b64decode(_ARITHMETIC_JPEG)),
-        "jpeg-12": ("12-bit JPEG", "unreadable", lambda: jpeg_frame(jpeg(), precision=12)),
+        "jpeg-12": ("12-bit JPEG", "unsupported", lambda: jpeg_frame(jpeg(), precision=12)),
         "jpeg-icc": ("colour profile of junk", SCORED, lambda: pillow("JPEG", "RGB", icc_profile=b"junk" * 999)),
         "png-icc": ("PNG with a colour profile of junk", SCORED, lambda: pillow("PNG", "L", icc_profile=b"junk" * 9)),
         "jpeg-tail": ("JPEG with 100 kB of garbage after its end", SCORED, lambda: jpeg() + b"\xff\xd8junk" * 17_000),
         "png-tail": ("PNG with garbage after its end", SCORED, lambda: encode("png", GREY) + b"junk" * 99),
-        "tiff-pages": ("TIFF of three pages: the first", SCORED, lambda: raw_tiff(GREY, pages=3)),
+        "tiff-pages": ("TIFF of three pages, nobody says which", "unsupported", lambda: raw_tiff(GREY, pages=3)),
         "tiff-big": ("BigTIFF", SCORED, lambda: raw_tiff(GREY, big=True, order=">")),
         "tiff-tiled": ("tiled TIFF", SCORED, tiled_tiff),
         "tiff-cmyk": ("CMYK TIFF", SCORED, lambda: pillow("TIFF", "CMYK")),
@@ -574,7 +578,7 @@ def _kinds() -> Iterator[BadImage]:
         "tiff-planes": ("8-bit TIFF, a plane for each colour", SCORED, separate_planes_tiff),
         "tiff-planes-16": (
             "16-bit TIFF, a plane for each colour",
-            "unsupported",
+            SCORED,
             lambda: tiff(planes, planes_16),
         ),
         "tiff-grey-3": ("grey TIFF with three channels", "unsupported", lambda: raw_tiff(RGB, photometric=1)),
@@ -582,10 +586,10 @@ def _kinds() -> Iterator[BadImage]:
         "tiff-nan": ("floating-point TIFF full of NaN", "unsupported", lambda: raw_tiff(nan, sample_format=3)),
         "tiff-32": ("32-bit TIFF", "unsupported", lambda: raw_tiff(GREY.astype(np.uint32))),
         "tiff-signed": ("signed 16-bit TIFF", "unsupported", lambda: raw_tiff(GREY.astype(np.int16), sample_format=2)),
-        "tiff-zstd": ("TIFF compressed with Zstandard", "unreadable", lambda: pillow("TIFF", "L", compression="zstd")),
+        "tiff-zstd": ("TIFF compressed with Zstandard", "unsupported", lambda: pillow("TIFF", "L", compression="zstd")),
         "bmp-top-down": ("BMP with negative height", SCORED, lambda: bmp(GREY.tobytes(), height=-SIDE)),
         "bmp-rle": ("run-length encoded BMP", SCORED, rle_bmp),
-        "bmp-jpeg": ("BMP with a JPEG inside", "unreadable", lambda: bmp(jpeg(), compression=4, colours=0)),
+        "bmp-jpeg": ("BMP with a JPEG inside", "unsupported", lambda: bmp(jpeg(), compression=4, colours=0)),
     }
     extensions = {"png-as-jpg": "jpg", "jpeg-as-tiff": "tif"}
     for name, (fault, outcome, make) in cases.items():
@@ -699,7 +703,7 @@ def _keys() -> Iterator[BadKey]:
     yield BadKey("dots", "several dots in the view", f"{DATE}/dots/top.2.final.png", SCORED)
     strays = {
         "script": ("`<script>`, whose slash is a folder", "<script>alert(1)</script>/top.png"),
-        "other-file": ("no part and no view", "Thumbs.db"),
+        "other-file": ("no part and no view", "README"),
         "deeper": ("one folder more", "p/deeper/top.png"),
         "no-part": ("an empty part", "/top.png"),
         "no-extension": ("no extension", "p/top"),

@@ -72,10 +72,10 @@ def test_a_file_gets_its_outcome(case: BadImage) -> None:
 
 _LUMINANCE = cv2.cvtColor(RGB, cv2.COLOR_RGB2GRAY)
 PIXELS = {
-    **dict.fromkeys(("png-interlaced", "png-animated", "tiff-pages", "tiff-big", "tiff-tiled"), GREY),
+    **dict.fromkeys(("png-interlaced", "png-animated", "tiff-big", "tiff-tiled"), GREY),
     **dict.fromkeys(("bmp-top-down", "bmp-rle", "png-tail", "jpeg-as-tiff", "jpeg-tail", "tiff-12"), GREY),
     **dict.fromkeys(("png-rgba", "png-palette", "jpeg-cmyk", "jpeg-rgb", "jpeg-progressive", "jpeg-icc"), RGB),
-    **dict.fromkeys(("tiff-cmyk", "tiff-planes"), RGB),
+    **dict.fromkeys(("tiff-cmyk", "tiff-planes", "tiff-planes-16"), RGB),
     **dict.fromkeys(("png-grey-alpha", "tiff-grey-alpha", "png-icc"), _LUMINANCE),
 }
 

@@ -13,7 +13,7 @@ from flows.train_ganomaly import train_ganomaly
 from infra.local_s3 import LocalS3
 from tasks.bucket.bucket import ObjectStore
 from tests.conftest import point_to, write_line_file
-from tests.flows.plates import LINE, WEEK, week
+from tests.flows.plates import LAST_DAY, LINE, WEEK, key_of, plate, week
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +62,25 @@ def _replace_text(database: sqlite3.Connection, old: str, new: str) -> None:
                 f'UPDATE {table} SET "{column}" = replace("{column}", ?, ?) WHERE instr("{column}", ?)', (old, new, old)
             )
     database.commit()
+
+
+@pytest.fixture
+def plant(bucket: ObjectStore, write_line: Callable[..., Path]) -> ObjectStore:
+    """A bucket with six days of good plates and a last day of good, defective and unusable ones."""
+    write_line(LINE)
+    for key, data in week().items():
+        bucket.put(key, data, "image/png")
+    for number in range(20):
+        bucket.put(key_of(LAST_DAY, f"g{number:04}"), plate(1000 + number), "image/png")
+        bucket.put(key_of(LAST_DAY, f"d{number:04}"), plate(2000 + number, defect=True), "image/png")
+    bucket.put(key_of(LAST_DAY, "cut"), plate(3000)[:900], "image/png")
+    bucket.put(key_of(LAST_DAY, "page"), b"<html>502</html>", "image/png")
+    bucket.put(f"images/{LINE}/{LAST_DAY}/README", b"x", "text/plain")
+    return bucket
+
+
+@pytest.fixture
+def trained(plant: ObjectStore, copy_trained_line: Callable[[], None]) -> ObjectStore:
+    """The plant after its week was ingested and its first model trained."""
+    copy_trained_line()
+    return plant

@@ -8,6 +8,7 @@ import numpy as np
 LINE = "plates"
 WEEK = [date(2026, 3, day) for day in range(2, 8)]
 WEEK_PLATES = 120
+LAST_DAY = date(2026, 3, 8)
 
 
 def plate(seed: int, *, defect: bool = False) -> bytes:

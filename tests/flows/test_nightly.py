@@ -33,33 +33,9 @@ from tasks.store.scores import Scores
 from tasks.store.store import ReportStore
 from tasks.systems import Systems, open_systems
 from tests.faults.fault_proxy import FaultProxy
-from tests.flows.plates import LINE, WEEK, key_of, plate, week
+from tests.flows.plates import LAST_DAY, LINE, WEEK, key_of, plate
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-LAST_DAY = date(2026, 3, 8)
-
-
-@pytest.fixture
-def plant(bucket: ObjectStore, write_line) -> ObjectStore:
-    """A bucket with six days of good plates and a last day of good, defective and unusable ones."""
-    write_line(LINE)
-    for key, data in week().items():
-        bucket.put(key, data, "image/png")
-    for number in range(20):
-        bucket.put(key_of(LAST_DAY, f"g{number:04}"), plate(1000 + number), "image/png")
-        bucket.put(key_of(LAST_DAY, f"d{number:04}"), plate(2000 + number, defect=True), "image/png")
-    bucket.put(key_of(LAST_DAY, "cut"), plate(3000)[:900], "image/png")
-    bucket.put(key_of(LAST_DAY, "page"), b"<html>502</html>", "image/png")
-    bucket.put(f"images/{LINE}/{LAST_DAY}/Thumbs.db", b"x", "text/plain")
-    return bucket
-
-
-@pytest.fixture
-def trained(plant: ObjectStore, copy_trained_line) -> ObjectStore:
-    """The plant after its week was ingested and its first model trained."""
-    copy_trained_line()
-    return plant
 
 
 def promote_a_copy(systems: Systems) -> None:
@@ -97,7 +73,7 @@ def test_a_night_end_to_end(trained: ObjectStore) -> None:
     flagged = pd.read_csv(io.BytesIO(trained.get(f"{folder}/flagged.csv")))
     assert sorted(flagged["part"]) == sorted(scores.loc[scores["verdict"] == "flagged", "part"])
     html = trained.get(night.report_key).decode()
-    assert "Thumbs.db" in html
+    assert "README" in html
     pictures = {base64.b64decode(text) for text in re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", html)}
     assert len(pictures) == 2 * len(flagged)
     for key in flagged["heat_map_key"]:

@@ -34,7 +34,7 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        ("[recipe]\nsize = 64\n", ["recipe.size: there is no such key; allowed here: align, channels, clip, "]),
+        ("[recipe]\nsize = 64\n", ["recipe.size: there is no such key; allowed here: align, bits, channels, clip, "]),
         ("[trainig]\n", ["trainig: there is no such key; allowed here: calibration, features, input, "]),
         ("[training]\nepochs = 'many'\n", ["training.epochs = 'many'", "integer"]),
         ("[training]\nepochs = 0\n", ["training.epochs = 0", "greater than or equal to 1"]),
@@ -75,7 +75,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         load_config(tmp_path)
     assert "is not valid TOML" in message(tmp_path / "bad.toml", "[recipe\n")
     (tmp_path / "bad.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"bad\.toml: is not valid TOML"):
+    with pytest.raises(ConfigError, match=r"bad\.toml: is not UTF-8 .*: save it as UTF-8"):
         load_config(tmp_path / "bad.toml")
 
 
@@ -129,3 +129,9 @@ def test_settings_given_as_objects_keep_the_defaults_of_features() -> None:
     assert (config.training.seed, config.training.epochs, config.training.learning_rate) == (3, 10, 2e-3)
     assert (config.calibration.false_reject_rate, config.calibration.cross_fit) == (0.1, "auto")
     assert DetectorConfig(recipe=Recipe(roi=(0, 0, 64, 64))).recipe.keep_aspect
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    """A file from Windows' editor would be "invalid at line 1, column 1"."""
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbf[training]\nepochs = 3\n")
+    assert load_config(tmp_path / "bom.toml").training.epochs == 3

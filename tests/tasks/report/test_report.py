@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.night.accounting import RunCounts
-from tasks.report import report as report_module
+from tasks.report import tables
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html, score_histogram
 from tasks.report.report import SCORE_SCHEMA, NightReport, Picture, flagged_parts
@@ -293,7 +293,7 @@ def test_verdicts_of_earlier_runs_are_reported_again() -> None:
 @pytest.mark.parametrize("row_group", [20_000, 2])
 def test_parquet_holds_the_scores_unchanged(row_group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers in the bucket would differ from those in the report store."""
-    monkeypatch.setattr(report_module, "ROW_GROUP", row_group)
+    monkeypatch.setattr(tables, "ROW_GROUP", row_group)
     report = make_report(night_rows())
     table = pq.read_table(io.BytesIO(scores_parquet(report)))
 

@@ -1,0 +1,38 @@
+"""Flow ``catch-up``: judge what no run has looked at, whatever its date."""
+
+from prefect import flow
+from prefect.logging import get_run_logger
+
+from flows.score_batch import NightResult, score_batch
+from tasks.errors import OperatingError
+from tasks.night.survey import survey
+from tasks.steps import name_run
+from tasks.store.run import FailedImagesError, NothingJudgedError
+from tasks.systems import open_systems
+
+
+@flow(name="catch-up", flow_run_name=name_run)
+def catch_up(line: str, device: str = "auto") -> list[NightResult]:
+    """Look through the line's whole prefix and score each production date of which some objects were never looked at.
+
+    Each date is a window of its own, with a report of its own; today's is still going on and is left to its night.
+    Objects whose key does not follow the line's layout have no date: they are named in the log.
+
+    Args:
+        line: the line, as in `deployments/lines/<line>.toml`.
+        device: `auto`, `cpu` or `cuda`.
+    """
+    logger = get_run_logger()
+    days = survey(open_systems(line), besides=()).days
+    nights: list[NightResult] = []
+    errors: list[OperatingError] = []
+    for number, day in enumerate(days, start=1):
+        logger.info("%s: day %d of %d, %s", line, number, len(days), day)
+        try:
+            nights.append(score_batch(line, day, day, device=device))
+        except (FailedImagesError, NothingJudgedError) as error:
+            logger.error("%s", error)
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return nights
