@@ -75,7 +75,7 @@ def _plain_errors() -> Iterator[None]:
         TrainingDataError,
         TrainingDivergedError,
     )
-    plain = _WithoutTraceback(expected)
+    plain = _WithoutTraceback((*expected, ValidationError))
     for name in FLOW_LOGGERS:
         logging.getLogger(name).addFilter(plain)
     try:

@@ -105,7 +105,7 @@ def _write_overlay(detector: "Detector", source: Path, pixels: "NDArray[np.uint8
     from ganomaly.images.preparation import read_image
     from ganomaly.scoring.heatmap import draw_overlay
 
-    image = detector.config.recipe.full_range(read_image(source))
+    image = read_image(source, detector.config.recipe)
     heat = detector.config.recipe.to_image_pixels(detector.heat_maps(pixels[None])[0], image)
     _, png = cv2.imencode(".png", draw_overlay(image, heat)[:, :, ::-1])
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -173,5 +173,5 @@ def recipe_pixels(data: DataSet, chosen: NDArray[np.intp], recipe: Recipe) -> ND
         ImageError: for an image that cannot be read or that the recipe cannot take.
     """
     with ThreadPoolExecutor(4, thread_name_prefix="prepare") as pool:
-        pixels = list(pool.map(lambda i: recipe.apply(recipe.full_range(read_image(data.images[i]))), chosen.tolist()))
+        pixels = list(pool.map(lambda i: recipe.apply(read_image(data.images[i], recipe)), chosen.tolist()))
     return np.array(pixels, dtype=np.uint8).reshape(-1, recipe.size_px, recipe.size_px, recipe.channels)

@@ -255,7 +255,7 @@ def _maps(
     ]
     heats = detector.heat_maps(detector.stack(prepared, np.isin(np.arange(len(prepared)), rows)))
     for at, heat in zip(rows, heats, strict=True):
-        image = detector.config.recipe.full_range(read_image(data.test[start + at]))
+        image = read_image(data.test[start + at], detector.config.recipe)
         map_hw = detector.config.recipe.to_image_pixels(heat, image)
         scale = min(1.0, MAP_SIDE_PX / max(map_hw.shape))
         size = (round(map_hw.shape[1] * scale), round(map_hw.shape[0] * scale))

@@ -43,13 +43,20 @@ class Prepared:
         return self.pixels is not None
 
 
-def read_image(source: ImageSource) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Decode an image if it is not decoded yet: (H, W) or (H, W, 3) RGB, uint8 or uint16.
+def read_image(source: ImageSource, recipe: Recipe | None = None) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Decode an image if it is not decoded yet: (H, W) or (H, W, 3) RGB, uint8 or uint16, over the full range.
+
+    Args:
+        source: of the camera.
+        recipe: how large it may be, and how many bits the camera fills; default as a recipe has it that says nothing.
 
     Raises:
         ImageError: if the source cannot be read or is no image of these kinds.
     """
-    return _check_array(source) if isinstance(source, np.ndarray) else decode_image(_read(source))
+    recipe = recipe or Recipe()
+    if isinstance(source, np.ndarray):
+        return recipe.full_range(_check_array(source))
+    return recipe.full_range(decode_image(_read(source), max_pixels=recipe.max_pixels))
 
 
 def _read(source: bytes | Path | str) -> bytes:
@@ -86,7 +93,7 @@ def prepare_image(source: ImageSource, recipe: Recipe, gate: QualityGate) -> Pre
         if isinstance(source, np.ndarray):
             image, full_size = _check_array(source), source.shape[:2]
         else:
-            image, full_size = decode_reduced(_read(source), recipe.reduction)
+            image, full_size = decode_reduced(_read(source), recipe.reduction, max_pixels=recipe.max_pixels)
         image = recipe.full_range(image)
         figures = gate.measure(image, full_size)
         fault = gate.judge(figures)
@@ -117,13 +124,13 @@ def fit_recipe(recipe: Recipe, sources: Sequence[ImageSource]) -> Recipe:
     if not recipe.is_open or not sources:
         return recipe
     looked_at = np.linspace(0, len(sources) - 1, min(len(sources), LOOKED_AT)).astype(int)
-    return recipe.fitted_to(_readable(sources[at] for at in looked_at))
+    return recipe.fitted_to(_readable((sources[at] for at in looked_at), recipe))
 
 
-def _readable(sources: Iterable[ImageSource]) -> Iterator[NDArray[np.uint8] | NDArray[np.uint16]]:
+def _readable(sources: Iterable[ImageSource], recipe: Recipe) -> Iterator[NDArray[np.uint8] | NDArray[np.uint16]]:
     for source in sources:
         try:
-            yield read_image(source)
+            yield read_image(source, recipe)
         except ImageError:
             continue
 

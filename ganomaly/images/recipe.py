@@ -56,6 +56,12 @@ class Recipe(BaseModel):
         description="how many bits a camera fills of a file's 16, from below; auto: decided from the line's images and "
         "saved",
     )
+    max_megapixels: float = Field(
+        100.0,
+        gt=0,
+        le=10_000,
+        description="larger camera images are unusable (too_large): a damaged header may claim any size",
+    )
     channels: Literal[1, 3] = Field(1, description="1: grey (luminance of a colour image), 3: RGB")
     roi: tuple[int, int, int, int] | None = Field(
         None,
@@ -126,6 +132,11 @@ class Recipe(BaseModel):
         """Whether something is left to the line's images to decide."""
         no_frame = self.align != "none" and self.reference is None
         return self.bits == "auto" or (self.keep_aspect and self.input_px is None) or no_frame
+
+    @property
+    def max_pixels(self) -> int:
+        """The most pixels that a camera image may have."""
+        return round(self.max_megapixels * 1e6)
 
     def full_range(self, image: Pixels) -> Pixels:
         """The camera image with values over the full range of its type: 12 of 16 bits become 16."""

@@ -26,7 +26,7 @@ def overlay_key(line: str, image: ListedImage, model_version: int, calibration_i
 
 def overlay_jpeg(detector: Detector, data: bytes, heat_hw: np.ndarray) -> bytes:
     """An encoded image with its heat map (H', W') laid over it, as JPEG of at most 640 pixels a side."""
-    image = detector.config.recipe.full_range(read_image(data))
+    image = read_image(data, detector.config.recipe)
     return encode_jpeg(draw_overlay(image, detector.config.recipe.to_image_pixels(heat_hw, image)))
 
 

@@ -131,7 +131,7 @@ def _draw(detector: Detector, images: dict[str, bytes]) -> dict[str, Picture]:
     heats = detector.heat_maps(pixels)
     return {
         key: Picture(
-            encode_jpeg(detector.config.recipe.full_range(read_image(images[key]))),
+            encode_jpeg(read_image(images[key], detector.config.recipe)),
             overlay_jpeg(detector, images[key], heat),
         )
         for key, heat in zip(usable, heats, strict=True)

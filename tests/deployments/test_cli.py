@@ -35,6 +35,45 @@ def test_lines_are_checked_and_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("environment")
+def test_all_line_files_are_checked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second mistake would be found after the first is mended, or a missing folder pass for no mistake."""
+    for name in ("a", "b", "c"):
+        (tmp_path / "lines" / f"{name}.toml").write_text(
+            f'name = "{name}"\n' + "[training]\nepochs = 0\n" * (name != "b")
+        )
+    done = run("lines")
+    assert done.returncode == 1
+    assert done.stdout == "b: no description (images/b/, UTC)\n"
+    assert all(f"{name}.toml: training.epochs = 0" in done.stderr for name in ("a", "c"))
+    monkeypatch.setenv("INSPECTION_LINES_DIR", str(tmp_path / "nowhere"))
+    done = run("lines")
+    assert done.returncode == 1
+    assert "nowhere: there is no line file; INSPECTION_LINES_DIR names the folder" in done.stderr
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("INSPECTION_LEASE_S", "abc", "error: INSPECTION_LEASE_S: Input should be a valid number"),
+        ("INSPECTION_STORE_URL", "foo", "INSPECTION_STORE_URL is no address of a database"),
+        ("PREFECT_API_URL", "http://127.0.0.1:9/api", "Prefect: Failed to reach API at http://127.0.0.1:9/api"),
+    ],
+)
+def test_a_wrong_variable_is_one_line(
+    variable: str, value: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A person would get a hundred lines of traceback for a typing mistake, or for a server that is down."""
+    (tmp_path / "lines" / "plates.toml").write_text(LINE_FILE)
+    monkeypatch.setenv(variable, value)
+    done = run("nightly", "plates", "--date", "2026-03-08")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert words in line
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("environment")
 def test_the_store_is_created(tmp_path: Path) -> None:
     """Broken if `inspection db upgrade` does not make a store that the flows accept."""
     done = run("db", "upgrade")
@@ -54,6 +93,7 @@ def test_help_explains_every_command() -> None:
         "train",
         "score",
         "nightly",
+        "catch-up",
         "trace",
         "verify",
         "runs",

@@ -3,9 +3,11 @@
     python tests/faults/fuzz.py --files 100000 --seed 0
 
 Each file goes through `decode_image` and, if it decodes, `prepare_image`; each key through `LineConfig.parse_key` of
-several layouts. Allowed is an image, an `ImageError`, a parsed key or None. Everything else is a finding: another
-exception, a process that dies, one that is silent for too long, one that takes too much memory. The file of a finding
-is saved under its seed and number, from which it can be made again. Exits with 1 if there was a finding.
+several layouts. Allowed is an image, an `ImageError`, a parsed key or None. A further file, of a kind that has a
+checksum over every pixel, is damaged where its pixels stand: it must be refused, or decode to the pixels of the whole
+one. Everything else is a finding: "decoded but different", another exception, a process that dies, one that is silent
+for too long, one that takes too much memory. The file of a finding is saved under its seed and number, from which it
+can be made again. Exits with 1 if there was a finding.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
+import numpy as np
 from bad_images import KEYS, valid_files
 
 from ganomaly.errors import ImageError
@@ -39,6 +42,7 @@ from ganomaly.images.preparation import prepare_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 from tasks.lines.line import LineConfig
+from tests.ganomaly.images.files import PROVEN
 
 MAX_PIXELS = 4_000_000
 PROGRESS_S = 10.0
@@ -254,6 +258,27 @@ def try_file(data: bytes) -> str:
 
 
 @cache
+def _whole(kind: str) -> tuple[bytes, np.ndarray]:
+    return PROVEN[kind], decode_image(PROVEN[kind])
+
+
+def try_damage(seed: int, number: int) -> str:
+    """The outcome in a word; pixels that differ from those of the whole file are raised."""
+    rng = random.Random(f"{seed}-damage-{number}")
+    data, pixels = _whole(rng.choice([kind for kind in PROVEN if kind.startswith("PNG") or "deflate" in kind]))
+    begin = len(data) // 5 if data.startswith(b"\x89PNG") else len(data) // 2  # directories have no checksum
+    at, length = rng.randrange(begin, len(data) * 9 // 10), rng.choice((1, 1, 16, 512))
+    content = rng.choice((bytes(length), rng.randbytes(length), b""))
+    try:
+        found = decode_image(data[:at] + content + data[at + length :])
+    except ImageError:
+        return "damage is refused"
+    if not np.array_equal(found, pixels):
+        raise ValueError(f"decoded but different: {length} bytes at byte {at} of {len(data)}")
+    return "damage that changes nothing"
+
+
+@cache
 def _lines() -> Sequence[LineConfig]:
     return [LineConfig.model_validate({"name": "cells", "images": {"prefix": "", "key_pattern": p}}) for p in PATTERNS]
 
@@ -343,6 +368,7 @@ def _work(job: Job, numbers: range, errors: str, answers: Connection) -> None:
         try:
             outcomes.append(try_file(mutated_file(job.seed, number)))
             outcomes.append(try_key(mutated_key(job.seed, number)))
+            outcomes.append(try_damage(job.seed, number))
         except Exception as error:
             finding = f"{type(error).__name__}: {error}"
         memory_mb = _used_mb() - before
@@ -399,7 +425,7 @@ def fuzz(job: Job, files: int, workers: int, *, first: int = 0, progress: bool =
         runs = [pool.submit(_run, job, shard, mine) for shard, mine in zip(shards, summaries, strict=True)]
         while wait(runs, timeout=PROGRESS_S).not_done:
             if progress:
-                done = sum(sum(mine.outcomes.values()) for mine in summaries) // 2
+                done = sum(sum(mine.outcomes.values()) for mine in summaries) // 3
                 found = sum(len(mine.findings) for mine in summaries)
                 sys.stderr.write(f"{done} of {files} files, {found} findings\n")
         for run in runs:

@@ -65,7 +65,7 @@ def test_mutated_files_and_keys_have_an_outcome(tmp_path: Path) -> None:
     status, summary = run_fuzz(FUZZ, "--files", "2000", "--seed", "7", "--seconds", "60", "--save", str(tmp_path))
     assert (status, summary["findings"]) == (0, [])
     outcomes = summary["outcomes"]
-    assert sum(outcomes.values()) == 2 * 2000
+    assert sum(outcomes.values()) == 3 * 2000
     assert min(outcomes[name] for name in ("image", "truncated", "unreadable", "key of an image")) > 100
 
 

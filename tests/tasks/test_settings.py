@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.settings import Settings
+from tasks.store.database import Database, ReportStoreError
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +61,10 @@ def test_the_lines_are_found_from_any_folder(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True)
     assert Path(done.stdout.decode().strip()) == Path(__file__).parents[2] / "deployments" / "lines"
+
+
+def test_a_wrong_database_address_is_one_line() -> None:
+    """A typing mistake would end in a traceback of SQLAlchemy's, with the password in it."""
+    with pytest.raises(ReportStoreError, match="INSPECTION_STORE_URL is no address of a database") as caught:
+        Database("postgresql:hidden@host")
+    assert "hidden" not in str(caught.value)

@@ -48,8 +48,8 @@ def check_size(width_px: int, height_px: int, max_pixels: int, what: str = "") -
     if width_px * height_px > max_pixels:
         raise ImageError(
             "too_large",
-            f"{what}{width_px} x {height_px} px: {width_px * height_px} pixels, at most {max_pixels} allowed, so that "
-            "a damaged header cannot take the machine's memory",
+            f"{what}{width_px} x {height_px} px: {width_px * height_px} pixels, at most {max_pixels} allowed, lest a "
+            "damaged header takes the machine's memory; recipe.max_megapixels sets it",
         )
 
 

@@ -333,3 +333,35 @@ def test_errors_of_score_and_info_are_one_line(model: Path, night: Path, tmp_pat
     assert "no regular file" in fails_with_one_line(ganomaly("score", model, night, "-o", tmp_path))
     assert "named like an image" in fails_with_one_line(ganomaly("score", model, night, "-o", night / "a.png"))
     assert not (tmp_path / "scores.csv").exists()
+
+
+def test_odd_entries_of_a_folder(model: Path, night: Path, tmp_path: Path) -> None:
+    """A named pipe would block the command for ever, a camera's .jfif be left out."""
+    os.mkfifo(night / "pipe.png")
+    (night / "a.jfif").write_bytes(cv2.imencode(".jpg", cv2.imread(str(night / "a.png")))[1].tobytes())
+    result = ganomaly("score", model, night, "-o", tmp_path / "scores.csv", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    paths = [row["path"] for row in read_table(tmp_path / "scores.csv")]
+    assert "a.jfif" in paths
+    assert "pipe.png" not in paths
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(workshop: tuple[Path, Result]) -> None:
+    """An hour of training would end in an error."""
+    folder, _ = workshop
+    if not Path("/proc/self").is_dir():
+        pytest.skip("needs a folder in which nobody can write")
+    result = ganomaly("fit", folder / "good", "--config", folder / "config.toml", "-o", "/proc/model")
+    assert "/proc" in fails_with_one_line(result)
+    assert "reading images" not in result.stderr
+
+
+def test_a_full_disk_names_the_table(model: Path, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user would learn that there is no space, but not where."""
+
+    def fill(self: Detector, sources: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Detector, "score", fill)
+    error = fails_with_one_line(ganomaly("score", model, night, "-o", tmp_path / "scores.csv"))
+    assert f"No space left on device: '{tmp_path}/scores.csv'" in error

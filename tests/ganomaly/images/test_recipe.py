@@ -216,3 +216,12 @@ def test_cameras_that_fill_fewer_bits(bits: int, high: bool) -> None:
         assert detail is not None
         assert f"Its highest value is {image.max()} of 65535" in detail
         assert "set recipe.bits" in detail
+
+
+def test_the_largest_size_is_a_setting() -> None:
+    """A line scan of 150 megapixels would be unusable for ever."""
+    png = cv2.imencode(".png", np.random.default_rng(0).integers(60, 200, (100, 100), np.uint8))[1].tobytes()
+    refused = prepare_image(png, Recipe(max_megapixels=0.009), QualityGate())
+    assert refused.reason == "too_large"
+    assert "recipe.max_megapixels" in str(refused.detail)
+    assert prepare_image(png, Recipe(max_megapixels=0.01), QualityGate()).usable

@@ -339,6 +339,35 @@ def test_a_listing_that_goes_round_in_a_circle_ends(answering: Answering, after:
         list(objects.list_objects("images/"))
 
 
+LISTED = {"ETag": "e", "Size": "1", "LastModified": "2026-03-02T10:00:00Z"}
+
+
+@pytest.mark.parametrize("missing", LISTED)
+def test_a_listing_without_a_field_names_it(answering: Answering, missing: str) -> None:
+    """Every image would count as changed in every night, or the night end in a KeyError."""
+    fields = "".join(f"<{name}>{value}</{name}>" for name, value in LISTED.items() if name != missing)
+    page = f"<ListBucketResult><Contents><Key>a.png</Key>{fields}</Contents><IsTruncated>false</IsTruncated>"
+    with (
+        answering([ok(f"{page}</ListBucketResult>".encode(), "e")]) as objects,
+        pytest.raises(ObjectStoreError, match=f"'a.png': the server lists it without {missing}, by which"),
+    ):
+        list(objects.list_objects(""))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "way_out"),
+    [
+        (403, "InvalidObjectState", "it lies in an archive .* restore it there"),
+        (400, "AuthorizationHeaderMalformed", "in another region .* set AWS_REGION to that"),
+        (400, "KMS.DisabledException", "cannot decrypt it .* the right to use the key"),
+    ],
+)
+def test_what_people_can_do_is_said(answering: Answering, status: int, code: str, way_out: str) -> None:
+    """An operator would read an error code of S3, and have to look it up at night."""
+    with answering([refused(status, code)]) as objects, pytest.raises(ObjectStoreError, match=way_out):
+        objects.get("a.png")
+
+
 @pytest.mark.fault(
     area="S3",
     fault="an answer breaks off, wherever that is",
