@@ -21,6 +21,7 @@ SIDE = 96
 SCORED = "scored"
 STRAY = "key_layout"
 UNSEEN = "in no window"
+IGNORED = "ignored"
 DATE = "2026-03-08"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -59,7 +60,7 @@ class BadKey:
         name: short and unique.
         fault: what is wrong with it, in words, for the table of faults.
         key: what follows the line's prefix.
-        outcome: `SCORED`, `STRAY` (not an image of the line: unusable), or `UNSEEN` (under no date, so in no window).
+        outcome: `SCORED`, `STRAY` (not an image of the line: unusable), `IGNORED`, or `UNSEEN` (in no window).
     """
 
     name: str
@@ -709,14 +710,15 @@ def _keys() -> Iterator[BadKey]:
         "no-extension": ("no extension", "p/top"),
         "strange-extension": ("an extension of other characters", "p/top.p~g"),
         "parents": ("a way out of the folder", "../../../etc/passwd"),
-        "folder": ("a folder marker", "p/"),
-        "day": ("the folder marker of the day", ""),
         "formula-key": ("a formula in a key of another layout", "=1+1"),
         "ending-newline": ("a newline at its end", "p/top.png\n"),
         "nul": ("a NUL character", "a\x00b/top.png"),
     }
     for name, (fault, rest) in strays.items():
         yield BadKey(name, fault, f"{DATE}/{rest}", STRAY)
+    yield BadKey("folder", "a folder marker", f"{DATE}/p/", IGNORED)
+    yield BadKey("day", "the folder marker of the day", f"{DATE}/", IGNORED)
+    yield BadKey("sidecar", "a camera's notes beside its image", f"{DATE}/p/top.json", IGNORED)
 
 
 KEYS = tuple(_keys())

@@ -14,7 +14,7 @@ from ganomaly.images.preparation import prepare_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 from tasks.lines.line import LineConfig
-from tests.faults.bad_images import DATE, GREY, IMAGES, KEYS, RGB, SCORED, UNSEEN_KEYS, BadImage, BadKey
+from tests.faults.bad_images import DATE, GREY, IGNORED, IMAGES, KEYS, RGB, SCORED, UNSEEN_KEYS, BadImage, BadKey
 
 LINE = LineConfig.model_validate({"name": "plates"})
 
@@ -42,7 +42,11 @@ print(json.dumps(outcomes))
 
 def outcome_in_words(case: BadImage | BadKey) -> str:
     """For the table of faults."""
-    words = {"key_layout": "unusable: key_layout, never fetched", "in no window": "under no date: not listed"}
+    words = {
+        "key_layout": "unusable: key_layout, never fetched",
+        "in no window": "named as never looked at",
+        "ignored": "ignored, counts nowhere",
+    }
     return words.get(case.outcome, case.outcome if case.outcome == SCORED else f"unusable: {case.outcome}")
 
 
@@ -110,7 +114,8 @@ def test_a_key_means_what_it_says(case: BadKey) -> None:
     if case.outcome == SCORED:
         assert fields is not None
         assert f"{fields.date}/{fields.part}/{fields.view}.png" == case.key
-    else:
+    elif case.outcome != IGNORED:
         assert fields is None
+    assert LINE.ignores(LINE.images.prefix + case.key) == (case.outcome == IGNORED)
     listed = (LINE.images.prefix + case.key).startswith(f"{LINE.images.prefix}{DATE}/")
     assert listed == (case not in UNSEEN_KEYS)

@@ -30,7 +30,7 @@ from tasks.bucket.bucket import ObjectInfo, ObjectStore
 from tasks.settings import Settings
 from tasks.store.run import FailedImagesError
 from tasks.store.store import ReportStore
-from tests.faults.bad_images import DATE, IMAGES, KEYS, SCORED, STRAY, UNSEEN_KEYS, BadKey, good_image
+from tests.faults.bad_images import DATE, IGNORED, IMAGES, KEYS, SCORED, STRAY, UNSEEN_KEYS, BadKey, good_image
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -119,7 +119,7 @@ def add_the_corpus(plant: Plant) -> dict[str, str]:
     for case in (*plant.keys, *UNSEEN_KEYS):
         key = PREFIX + case.key
         plant.objects.put(ALIASES.get(key, key), DEFECT, "image/png")
-        if case not in UNSEEN_KEYS:
+        if case not in UNSEEN_KEYS and case.outcome != IGNORED:
             outcomes[key.replace("\x00", "\u2400")] = case.outcome
     return outcomes
 
@@ -306,7 +306,12 @@ def check_html(html: str, failures: dict[str, str]) -> None:
     attributes = [(name, value or "") for _, found in page.elements for name, value in found.items()]
     assert {name for name, _ in attributes} <= {name.lower() for name in names}
     assert not [name for name, _ in attributes if name.startswith("on")]
-    assert {value for name, value in attributes if name == "href"} == {"data:,", "flagged.csv", "scores.parquet"}
+    assert {value for name, value in attributes if name == "href"} == {
+        "data:,",
+        "#elsewhere",
+        "flagged.csv",
+        "scores.parquet",
+    }
     assert all(value.startswith("data:image/jpeg;base64,") for name, value in attributes if name == "src")
     from_keys = {name for name, value in attributes if "alert(1)" in value or "evil.example" in value}
     assert from_keys <= {"alt"}
