@@ -2,14 +2,13 @@
 
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fnmatch import translate
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 from zoneinfo import available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -22,11 +21,13 @@ LINE_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 
 # what each named field of a key pattern may contain; a field never crosses a folder
 _FIELD_PATTERNS = {
-    "date": r"\d{4}-\d{2}-\d{2}",
+    "date": "",  # as its format says
     "part": r"[^/\x00]+",  # S3 takes a NUL, PostgreSQL does not
     "view": r"[^/\x00]+",
     "ext": r"[A-Za-z0-9]+",
 }
+_ISO_DATE = "%Y-%m-%d"
+_DATE_PATTERNS = {"%Y": "[0-9]{4}", "%y": "[0-9]{2}", "%m": "[0-9]{2}", "%d": "[0-9]{2}"}
 
 
 IGNORED = (
@@ -38,7 +39,13 @@ IGNORED = (
 
 @dataclass(frozen=True)
 class KeyFields:
-    """What the key of an image says: production date, part, and view (``""`` where the pattern has none)."""
+    """What the key of an image says.
+
+    Attributes:
+        date: of production.
+        part: where the pattern has none, each image is a part of its own, named by its key below the prefix.
+        view: ``""`` where the pattern has none.
+    """
 
     date: date
     part: str
@@ -60,14 +67,14 @@ class ImagesConfig(BaseModel):
     @classmethod
     def _check_key_pattern(cls, pattern: str) -> str:
         pieces = _pattern_pieces(pattern)
-        fields = [field for _, field in pieces if field is not None]
+        fields = [piece.field for piece in pieces if piece.field is not None]
         if unknown := [field for field in fields if field not in _FIELD_PATTERNS]:
             raise ValueError(f"{{{unknown[0]}}} is not a field; allowed: {', '.join(_FIELD_PATTERNS)}")
-        if missing := [field for field in ("date", "part") if field not in fields]:
-            raise ValueError(f"must contain {{{missing[0]}}}")
+        if "date" not in fields:
+            raise ValueError("must contain {date}")
         if len(set(fields)) < len(fields):
             raise ValueError("a field may stand in it only once")
-        if any(literal == "" and field is not None for literal, field in pieces[1:]):
+        if any(piece.literal == "" and piece.field is not None for piece in pieces[1:]):
             raise ValueError("two fields need a character between them, or nobody knows where one ends")
         return pattern
 
@@ -125,11 +132,10 @@ class LineConfig(DetectorConfig):
         if (match := self._key_regex.fullmatch(key)) is None:
             return None
         fields = match.groupdict()
-        try:
-            day = date.fromisoformat(fields["date"])
-        except ValueError:  # 2026-02-31
+        if (day := _as_date(fields["date"], self._date_format)) is None:
             return None
-        return KeyFields(day, fields["part"], sys.intern(fields.get("view", "")))  # a few, of a million images
+        part = fields.get("part") or key.removeprefix(self.images.prefix)
+        return KeyFields(day, part, sys.intern(fields.get("view", "")))  # a few, of a million images
 
     def ignores(self, key: str) -> bool:
         """Whether an object is no image and nobody need be told: a folder's own entry, or a name in `images.ignore`."""
@@ -142,11 +148,11 @@ class LineConfig(DetectorConfig):
     def prefix_for(self, day: date) -> str:
         """The longest key prefix that all images of one production date share."""
         prefix = self.images.prefix
-        for literal, field in _pattern_pieces(self.images.key_pattern):
-            prefix += literal
-            if field != "date":
+        for piece in _pattern_pieces(self.images.key_pattern):
+            prefix += piece.literal
+            if piece.field != "date":
                 break
-            prefix += day.isoformat()
+            prefix += day.strftime(self._date_format)
         return prefix
 
     def listing_prefixes(self, start: date, end: date) -> list[str]:
@@ -165,10 +171,16 @@ class LineConfig(DetectorConfig):
     @cached_property
     def _key_regex(self) -> re.Pattern[str]:
         regex = re.escape(self.images.prefix)
-        for literal, field in _pattern_pieces(self.images.key_pattern):
-            regex += re.escape(literal)
-            regex += "" if field is None else f"(?P<{field}>{_FIELD_PATTERNS[field]})"
+        for piece in _pattern_pieces(self.images.key_pattern):
+            regex += re.escape(piece.literal)
+            if piece.field is not None:
+                inside = _date_regex(piece.date_format) if piece.field == "date" else _FIELD_PATTERNS[piece.field]
+                regex += f"(?P<{piece.field}>{inside})"
         return re.compile(regex)
+
+    @cached_property
+    def _date_format(self) -> str:
+        return next(piece.date_format for piece in _pattern_pieces(self.images.key_pattern) if piece.field == "date")
 
 
 def load_line(line: str, lines_dir: Path) -> LineConfig:
@@ -192,13 +204,38 @@ def load_line(line: str, lines_dir: Path) -> LineConfig:
     return config
 
 
-def _pattern_pieces(pattern: str) -> list[tuple[str, str | None]]:
-    """Cut ``"{date}/{part}.png"`` into (text before, field) pairs; the field is None after the last one."""
-    return list(_checked_pieces(pattern))
+class _Piece(NamedTuple):
+    """A part of a key pattern: a text and the field after it, which is None behind the last one."""
+
+    literal: str
+    field: str | None
+    date_format: str
 
 
-def _checked_pieces(pattern: str) -> Iterator[tuple[str, str | None]]:
+def _pattern_pieces(pattern: str) -> list[_Piece]:
+    """Cut ``"{date:%Y/%m/%d}/{part}.png"`` into its pieces."""
+    pieces = []
     for literal, field, spec, conversion in Formatter().parse(pattern):
-        if spec or conversion:
+        if conversion or (spec and field != "date"):
             raise ValueError(f"{{{field}}} takes no format")
-        yield literal, field
+        pieces.append(_Piece(literal, field, spec or _ISO_DATE))
+        _date_regex(pieces[-1].date_format)
+    return pieces
+
+
+def _date_regex(date_format: str) -> str:
+    codes = re.findall("%.?", date_format)
+    if unknown := [code for code in codes if code not in _DATE_PATTERNS]:
+        raise ValueError(f"{{date:{date_format}}}: {unknown[0]} is not allowed, only {', '.join(_DATE_PATTERNS)}")
+    if sorted(code.lower() for code in codes) != ["%d", "%m", "%y"]:
+        raise ValueError(f"{{date:{date_format}}}: needs year, month and day, each once")
+    return "".join(_DATE_PATTERNS.get(piece, re.escape(piece)) for piece in re.split("(%.)", date_format))
+
+
+@lru_cache(maxsize=4096)
+def _as_date(text: str, date_format: str) -> date | None:
+    """The date; None for a day that does not exist, such as 2026-02-31."""
+    try:
+        return datetime.strptime(text, date_format).replace(tzinfo=UTC).date()
+    except ValueError:
+        return None

@@ -29,7 +29,7 @@ class Unseen:
     """Objects that no run has looked at.
 
     Attributes:
-        folders: how many lie in each folder right below the line's prefix, the fullest first.
+        folders: how many lie in each folder, of a day or right below the line's prefix, the fullest first.
         days: the production dates of those whose key follows the line's layout, ascending.
     """
 
@@ -57,9 +57,9 @@ def survey(systems: Systems, besides: Collection[date]) -> Unseen:
     candidates = _candidates(systems, left_out)
     while some := list(islice(candidates, AT_ONCE)):
         for found in _unseen(systems, some):
-            folders[_folder(line, found.key)] += 1
-            if (fields := line.parse_key(found.key)) is not None:
-                days.add(fields.date)
+            fields = line.parse_key(found.key)
+            folders[_folder(line, found.key) if fields is None else line.prefix_for(fields.date)] += 1
+            days |= set() if fields is None else {fields.date}
     unseen = Unseen(dict(folders.most_common()), tuple(sorted(days)))
     for folder, count in list(unseen.folders.items())[:NAMED_IN_LOG]:
         logger.warning("%d objects in %r were never looked at", count, folder)

@@ -61,6 +61,8 @@ def test_the_detector_s_tables_reach_the_detector(tmp_path: Path) -> None:
         ('[images]\nkey_pattern = "{date}/{part}{view}.png"', "two fields need a character between them"),
         ('[images]\nkey_pattern = "{date}/{part}/{part}.png"', "only once"),
         ('[images]\nkey_pattern = "{date}/{part:03d}"', r"\{part\} takes no format"),
+        ('[images]\nkey_pattern = "{date:%Y/%m}/{part}.png"', "needs year, month and day, each once"),
+        ('[images]\nkey_pattern = "{date:%Y%m%d %H}/{part}.png"', "%H is not allowed, only %Y"),
         ('[images]\nkey_pattern = "{date}/{part"', r"images\.key_pattern = "),
         ("images = 3", r"images = 3: "),
         ("[recipe\n", r"cells\.toml: is not valid TOML"),
@@ -104,6 +106,11 @@ def test_lines_of_a_missing_folder_are_none(tmp_path: Path) -> None:
         ("{date}/{part}.{ext}", "2026-03-09/p.png", KeyFields(DAY, "p", "")),
         ("cam+1/{part}_{date}.png", "cam+1/a_b_2026-03-09.png", KeyFields(DAY, "a_b", "")),
         ("cam+1/{part}_{date}.png", "cammm1/a_2026-03-09xpng", None),
+        ("{date:%Y/%m/%d}/{part}_{view}.{ext}", "2026/03/09/p-17_top.png", KeyFields(DAY, "p-17", "top")),
+        ("{date:%Y/%m/%d}/{part}_{view}.{ext}", "2026-03-09/p-17_top.png", None),
+        ("{date:%d.%m.%y}/{view}.{ext}", "09.03.26/top.png", KeyFields(DAY, "09.03.26/top.png", "top")),
+        ("{date:%d.%m.%y}/{view}.{ext}", "31.02.26/top.png", None),
+        ("{part}_{date:%Y%m%d}.png", "p_20260309.png", KeyFields(DAY, "p", "")),
     ],
 )
 def test_a_key_is_taken_apart(tmp_path: Path, pattern: str, key: str, fields: KeyFields | None) -> None:
@@ -119,6 +126,8 @@ def test_listing_is_narrowed_to_the_dates_where_the_keys_allow_it(tmp_path: Path
     assert by_date.prefix_for(DAY) == "images/cells/2026-03-09/"
     days = by_date.listing_prefixes(date(2026, 2, 27), date(2026, 3, 1))
     assert days == [f"images/cells/{day}/" for day in ("2026-02-27", "2026-02-28", "2026-03-01")]
+    nested = line_with(tmp_path, '[images]\nkey_pattern = "{date:%Y/%m/%d}/{part}.{ext}"')
+    assert nested.listing_prefixes(DAY, DAY) == ["images/cells/2026/03/09/"]
     by_part = line_with(tmp_path, '[images]\nprefix = ""\nkey_pattern = "raw/{part}/{date}.png"')
     assert by_part.listing_prefixes(date(2026, 2, 27), date(2026, 3, 1)) == ["raw/"]
 
