@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import cv2
+
 from ganomaly.acceleration.memory import keep_freed_memory
 
 MLFLOW_DEFAULTS = {
@@ -29,6 +31,7 @@ def set_up_process() -> None:
         os.environ.setdefault(name, value)
     logging.getLogger("botocore").setLevel(logging.WARNING)  # at DEBUG it writes signatures and session tokens
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
+    cv2.setNumThreads(1)  # each image has a thread already; OpenCV's own would take the cores from them
     keep_freed_memory()
 
 

@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
+from ganomaly.acceleration.cores import usable_cores
 from ganomaly.images.preparation import Prepared, prepare_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
@@ -13,6 +15,8 @@ from tasks.bucket.failures import ObjectStoreError
 from tasks.lines.line import ScoringConfig
 from tasks.night.listing import ListedImage
 
+_PREPARING = BoundedSemaphore(max(1, usable_cores() // 2))
+"""Threads that fetch are many, since they wait; so many at once prepare what came: more take the cores from judging."""
 CHUNK_BYTES = 250_000_000  # two chunks are in memory: one that is worked on, and the next
 
 
@@ -77,7 +81,8 @@ def fetch_image(
         data = objects.get_listed(image.key, image.etag)
     except ObjectStoreError as error:
         return FailedImage(image, error.reason, str(error))
-    return FetchedImage(image, data, hashlib.sha256(data).hexdigest(), prepare_image(data, recipe, gate))
+    with _PREPARING:
+        return FetchedImage(image, data, hashlib.sha256(data).hexdigest(), prepare_image(data, recipe, gate))
 
 
 def fetch_images(

@@ -1,7 +1,7 @@
 """Score a window's images with one pinned model version: fetch and prepare, judge, commit, chunk by chunk."""
 
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -108,47 +108,68 @@ def drop_scored(systems: Systems, window: Window, listing: Listing, model: Pinne
 def score_shard(systems: Systems, model: PinnedModel, run: OpenRun, images: Sequence[ListedImage], number: str) -> None:
     """Fetch, judge and commit images, chunk by chunk; what a kill leaves undone the next run finds.
 
-    The next chunk is fetched and prepared while this one is judged and committed. The run's counts grow with each chunk
-    that is committed. SIGTERM lets the chunk that is being judged come to its end.
+    While a chunk is judged, the next one is fetched and prepared, and the last one is committed. The run's counts grow
+    with each chunk that is committed. SIGTERM lets the chunk that is being judged come to its end.
     """
-    logger, detector, done = get_run_logger(), model.detector, 0
+    logger, detector = get_run_logger(), model.detector
     recipe, gate = detector.config.recipe, detector.config.quality
     chunks = fetch_chunks(systems.objects, images, systems.line.scoring, recipe, gate)
+    done = 0
+
+    def note(counts: RunCounts) -> None:
+        nonlocal done
+        run.counts += counts
+        done += counts.accounted
+        flagged = run.counts.flagged
+        logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), flagged)
+
     with (
         finish_before_stopping() as is_stopping,
         closing(chunks),
-        ThreadPoolExecutor(WRITERS, "overlay") as writers,
+        ThreadPoolExecutor(1, "commit") as behind,
         imports_left_alone(),
     ):
+        committing: Future[RunCounts] | None = None
         for count, (fetched, failed) in enumerate(chunks, start=1):
-            rows: list[JudgedImage] = []
-            for result in writers.map(lambda one: _finish(systems, model, *one), _judge(detector, fetched)):
-                (failed if isinstance(result, FailedImage) else rows).append(result)  # type: ignore[arg-type]
-            failures = [FailureRecord(f.image.key, f.image.etag, f.reason, f.detail) for f in failed]
-            inserted = systems.store.scores.commit(run.row.id, rows, failures)
-            run.counts += _count(rows, inserted) + RunCounts(failed=len(failed))
-            done += len(rows) + len(failed)
-            flagged = run.counts.flagged
-            logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), flagged)
+            judged = _judge(detector, fetched)
+            if committing is not None:
+                note(committing.result())
+            committing = behind.submit(_commit, systems, model, run.row.id, judged, failed)
             if count % CHUNKS_BETWEEN_GIVING_BACK == 0:
                 give_back_freed_memory()
             if is_stopping():
                 break
+        if committing is not None:
+            note(committing.result())
     give_back_freed_memory()
 
 
-def _judge(
-    detector: Detector, fetched: Sequence[FetchedImage]
-) -> Iterator[tuple[FetchedImage, ImageScore, NDArray[np.float32] | None]]:
-    """Each image with its score and, where it is flagged, its heat map."""
+Judged = tuple[FetchedImage, ImageScore, NDArray[np.float32] | None]
+"""An image with its score and, where it is flagged, its heat map."""
+
+
+def _judge(detector: Detector, fetched: Sequence[FetchedImage]) -> list[Judged]:
     prepared = [found.prepared for found in fetched]
-    judged = iter(detector.score_and_map(detector.stack(prepared, np.ones(len(prepared), dtype=bool))))
+    scores = iter(detector.score_and_map(detector.stack(prepared, np.ones(len(prepared), dtype=bool))))
+    judged: list[Judged] = []
     for found in fetched:
-        if found.prepared.usable:
-            yield found, *next(judged)
-        else:
-            reason, detail = found.prepared.reason, found.prepared.detail
-            yield found, ImageScore(None, None, None, "unusable", reason, detail), None
+        reason, detail = found.prepared.reason, found.prepared.detail
+        unusable = ImageScore(None, None, None, "unusable", reason, detail), None
+        judged.append((found, *(next(scores) if found.prepared.usable else unusable)))
+    return judged
+
+
+def _commit(
+    systems: Systems, model: PinnedModel, run_id: str, judged: Sequence[Judged], failed: Sequence[FailedImage]
+) -> RunCounts:
+    """Write the overlays of a chunk's flagged images, then all its rows at once."""
+    with ThreadPoolExecutor(WRITERS, "overlay") as writers:
+        finished = list(writers.map(lambda one: _finish(systems, model, *one), judged))
+    rows = [one for one in finished if isinstance(one, JudgedImage)]
+    failed = [*failed, *(one for one in finished if isinstance(one, FailedImage))]
+    failures = [FailureRecord(one.image.key, one.image.etag, one.reason, one.detail) for one in failed]
+    inserted = systems.store.scores.commit(run_id, rows, failures)
+    return _count(rows, inserted) + RunCounts(failed=len(failed))
 
 
 def _finish(

@@ -22,7 +22,8 @@ Each row is a test; `make reliability` runs them all and writes this page. *Fail
 run's record and in the report, tried again by the next run, and never silently missing.
 
 `make fuzz` is the long form of the fuzz. With seeds 0 and 1, 100,000 files and keys each, it found nothing; a file took
-at most 34 MB and 0.8 s (2 busy cores of an AMD EPYC).
+at most 38 MB and 0.5 s (2 busy cores of an AMD EPYC). Of 200,000 damaged files of kinds with a checksum none
+decoded to other pixels.
 """
 
 
