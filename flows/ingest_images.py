@@ -8,7 +8,7 @@ from prefect.logging import get_run_logger
 from tasks.lines.window import window_of
 from tasks.night.accounting import IngestCounts
 from tasks.night.fetching import in_shards
-from tasks.night.ingest import drop_recorded, ingest_shard
+from tasks.night.ingest import decide_bits, drop_recorded, ingest_shard
 from tasks.night.listing import list_window
 from tasks.steps import name_run, quote
 from tasks.store.run import alone_on
@@ -35,8 +35,9 @@ def ingest_images(line: str, window_start: date | None = None, window_end: date 
         todo = drop_recorded(systems, window, quote(listing))
         known = len(listing.images) - len(todo)
         counts = IngestCounts(listing.total, already_recorded=known, unusable=len(listing.strays))
+        recipe = decide_bits(systems, quote(todo))
         for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
-            counts += ingest_shard(systems, quote(shard), f"{line} {number}")
+            counts += ingest_shard(systems, recipe, quote(shard), f"{line} {number}")
     for stray in listing.strays:
         logger.warning("%r %s: %s", stray.key, stray.reason, stray.detail)
     if listing.ignored:

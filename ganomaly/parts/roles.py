@@ -345,9 +345,8 @@ def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: Cal
         needed = required_calibration_images(config.false_reject_rate, config.confidence)
         raise TrainingDataError(
             f"too few parts to calibrate: {counts['calibrate']} of {n_parts} parts ({usable} usable images) are held "
-            f"out for calibration, but {fault}, each of another part; add images of other good parts (about "
-            f"{math.ceil(needed / config.calibrate_fraction)} parts suffice), raise calibration.calibrate_fraction or "
-            f"calibration.false_reject_rate{_way_out(n_parts, n_stated)}"
+            f"out for calibration, but {fault}, each of another part; {_more_parts(needed, config)}"
+            f"{_way_out(n_parts, n_stated)}"
         )
     if counts["train"] < 2:
         raise TrainingDataError(
@@ -355,6 +354,19 @@ def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: Cal
             f"of good parts or lower calibration.calibrate_fraction and calibration.statistics_fraction"
             f"{_way_out(n_parts, n_stated)}"
         )
+
+
+def _more_parts(needed: int, config: CalibrationConfig) -> str:
+    """What to do about too few parts: cross-fitted, all of them calibrate."""
+    if config.cross_fit == "auto" and config.confidence is None:
+        return (
+            f"add images of other good parts ({max(needed, 3)} parts suffice, all of which calibrate then) or raise "
+            "calibration.false_reject_rate"
+        )
+    return (
+        f"add images of other good parts (about {math.ceil(needed / config.calibrate_fraction)} parts suffice), raise "
+        "calibration.calibrate_fraction or calibration.false_reject_rate"
+    )
 
 
 def _way_out(n_parts: int, n_stated: int) -> str:

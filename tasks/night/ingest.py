@@ -7,17 +7,23 @@ measures by those of the model that judges it, and training anew by its own; an 
 from collections.abc import Sequence
 from contextlib import closing
 
+import numpy as np
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from ganomaly.images.preparation import fit_recipe
+from ganomaly.images.recipe import Recipe
 from tasks.lines.window import Window
 from tasks.night.accounting import IngestCounts
-from tasks.night.fetching import FetchedImage, fetch_chunks
+from tasks.night.fetching import FetchedImage, fetch_chunks, fetch_images
 from tasks.night.listing import ListedImage, Listing
 from tasks.process import finish_before_stopping
+from tasks.steps import NETWORK_STEP
 from tasks.store.tables import ImageRecord
 from tasks.systems import Systems
+
+LOOKED_AT_FOR_BITS = 16
 
 
 @task(name="drop-recorded", cache_policy=NO_CACHE, persist_result=False)
@@ -27,11 +33,28 @@ def drop_recorded(systems: Systems, window: Window, listing: Listing) -> tuple[L
     return tuple(image for image in listing.images if image.identity not in known)
 
 
+@task(name="decide-bits", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def decide_bits(systems: Systems, images: Sequence[ListedImage]) -> Recipe:
+    """The line's recipe with the bits that its camera fills, as some of the images show: 12 of 16 are not underexposed.
+
+    Training decides it anew, on more of them.
+    """
+    recipe = systems.line.recipe
+    if recipe.bits != "auto" or not images:
+        return recipe
+    some = [images[at] for at in np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT_FOR_BITS)).astype(int)]
+    fetched = fetch_images(
+        systems.objects, some, recipe, systems.line.quality, threads=systems.line.scoring.fetch_threads
+    )
+    data = [found.data for found in fetched if isinstance(found, FetchedImage)]
+    return recipe.model_copy(update={"bits": fit_recipe(recipe.model_copy(update={"align": "none"}), data).bits})
+
+
 @task(name="ingest-shard", task_run_name="ingest {number}", cache_policy=NO_CACHE, persist_result=False)
-def ingest_shard(systems: Systems, images: Sequence[ListedImage], number: str) -> IngestCounts:
+def ingest_shard(systems: Systems, recipe: Recipe, images: Sequence[ListedImage], number: str) -> IngestCounts:
     """Fetch, check and record images, chunk by chunk; one that cannot be fetched is named and left for the next run."""
     logger, line, counts = get_run_logger(), systems.line, IngestCounts()
-    chunks = fetch_chunks(systems.objects, images, line.scoring, line.recipe, line.quality)
+    chunks = fetch_chunks(systems.objects, images, line.scoring, recipe, line.quality)
     with finish_before_stopping() as is_stopping, closing(chunks):
         for fetched, failed in chunks:
             inserted = systems.store.images.commit(line.name, [image_record(found) for found in fetched])
@@ -72,4 +95,8 @@ def image_record(found: FetchedImage) -> ImageRecord:
         brightness=None if figures is None else figures.brightness,
         contrast=None if figures is None else figures.contrast,
         sharpness=None if figures is None else figures.sharpness,
+        red=None if figures is None else figures.red,
+        blue=None if figures is None else figures.blue,
+        centre_x=None if figures is None else figures.centre_x,
+        centre_y=None if figures is None else figures.centre_y,
     )

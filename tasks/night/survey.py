@@ -79,7 +79,10 @@ def elsewhere(systems: Systems, window: Window) -> Unseen:
 def way_out(line: LineConfig, unseen: Unseen) -> str:
     """What a person can do about it."""
     if unseen.days:
-        return f"judge them with `inspection catch-up {line.name}`"
+        return (
+            f"judge those whose keys have a production date with `inspection catch-up {line.name}`; for others see "
+            "images.key_pattern, images.ignore"
+        )
     return (
         f"their keys do not follow {line.images.prefix}{line.images.key_pattern}: see images.key_pattern, images.ignore"
     )
