@@ -7,7 +7,7 @@ from flows.score_batch import NightResult, score_batch
 from tasks.errors import OperatingError
 from tasks.night.survey import survey
 from tasks.steps import name_run
-from tasks.store.run import FailedImagesError, NothingJudgedError
+from tasks.store.run import FailedImagesError, NothingJudgedError, SuspectNightError
 from tasks.systems import open_systems
 
 
@@ -30,9 +30,10 @@ def catch_up(line: str, device: str = "auto") -> list[NightResult]:
         logger.info("%s: day %d of %d, %s", line, number, len(days), day)
         try:
             nights.append(score_batch(line, day, day, device=device))
-        except (FailedImagesError, NothingJudgedError) as error:
+        except (FailedImagesError, NothingJudgedError, SuspectNightError) as error:
             logger.error("%s", error)
             errors.append(error)
     if errors:
-        raise errors[0]
+        others = f"; {len(nights)} other days were judged, see `inspection runs {line}`" if nights else ""
+        raise type(errors[0])(f"{errors[0]}{others}")
     return nights

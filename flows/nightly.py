@@ -12,7 +12,7 @@ from tasks.lines.window import last_production_date
 from tasks.night.lookback import days_to_revisit
 from tasks.night.score import NoChampionError
 from tasks.steps import name_run
-from tasks.store.run import FailedImagesError, NothingJudgedError
+from tasks.store.run import FailedImagesError, NothingJudgedError, SuspectNightError
 from tasks.systems import open_systems
 
 
@@ -37,12 +37,12 @@ def nightly(line: str, production_date: date | None = None, device: str = "auto"
     except NoChampionError:
         ingest_images(line, day, day)
         raise
-    except (FailedImagesError, NothingJudgedError) as error:
+    except (FailedImagesError, NothingJudgedError, SuspectNightError) as error:
         errors.append(error)
     for earlier, model_version in days_to_revisit(systems, day):
         try:
             score_batch(line, earlier, earlier, model_version, device)
-        except NothingJudgedError:  # its own night said so
+        except (NothingJudgedError, SuspectNightError):  # its own night said so
             continue
         except FailedImagesError as error:
             logger.error("%s: %s", earlier, error)

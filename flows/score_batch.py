@@ -8,6 +8,7 @@ from prefect.logging import get_run_logger
 
 from tasks.lines.window import window_of
 from tasks.night.accounting import RunCounts
+from tasks.night.drift import compare_with_usual, recall_drift
 from tasks.night.fetching import in_shards
 from tasks.night.listing import list_window
 from tasks.night.score import drop_scored, pin_model, score_shard
@@ -50,7 +51,8 @@ def score_batch(
     The model version is resolved once and judges the whole run; a window whose newest run did not complete goes on with
     that run's version. Every listed image ends as scored, already scored, unusable or failed. Where none could be
     judged though some were expected, the flow fails once its report is written. Running a finished window again scores
-    nothing and returns the report that is there; a second run at once waits for the first.
+    nothing and returns the report that is there; a second run at once waits for the first. Where the images are not as
+    usual on the line, the verdicts are withheld and the flow fails until somebody releases them (`inspection confirm`).
 
     Args:
         line: the line, as in `deployments/lines/<line>.toml`.
@@ -71,12 +73,13 @@ def score_batch(
         published = None if plan.todo else find_published(systems, window, model)
         if published is not None:
             logger.info("%s, %s: nothing new, the report is %s", line, window, published.report_key)
-            check_night(systems, window, before)
+            check_night(systems, window, before, recall_drift(systems, published.id, window))
             return NightResult(published.id, before, published.report_key or "", model.version.version, unseen.total)
         with scoring_run(systems, run_id, window, listing, model, before, runtime.flow_run.id or "") as run:
             for number, shard in enumerate(in_shards(plan.todo, systems.line.scoring.shard_size), start=1):
                 score_shard(systems, model, run, quote(shard), f"{line} {number}")
-            run.report_key = publish_report(systems, model, run.row, quote(listing), unseen, run.counts)
+            drift = compare_with_usual(systems, model, run_id, window, quote(listing))
+            run.report_key = publish_report(systems, model, run.row, quote(listing), unseen, run.counts, drift)
     logger.info("%s, %s: %s, report %s", line, window, run.counts, systems.objects.uri(run.report_key))
-    check_night(systems, window, run.counts)
+    check_night(systems, window, run.counts, drift)
     return NightResult(run.row.id, run.counts, run.report_key, model.version.version, unseen.total)

@@ -8,10 +8,11 @@ from prefect.logging import get_run_logger
 from tasks.lines.window import Window
 from tasks.steps import quote, show_markdown
 from tasks.systems import open_systems
+from tasks.training.choose import choose_normal_images
 from tasks.training.train import (
     TrainedModel,
     assign_alias,
-    choose_normal_images,
+    compare_snapshots,
     decide_recipe,
     take_snapshot,
     train_detector,
@@ -30,11 +31,13 @@ def train_ganomaly(
 ) -> TrainedModel:
     """Train GANomaly on the line's normal images, calibrate it on held-out ones and register it in MLflow.
 
-    The version becomes `@champion` if the line has none, otherwise `@challenger`.
+    It learns from what counts as normal, see `tasks.training.choose`. The version becomes `@champion` if the line has
+    none, otherwise `@challenger`: flow `promote-model` decides about it.
 
     Args:
         line: the line, as in `deployments/lines/<line>.toml`.
-        window_start: first production date to learn from; default all that is recorded.
+        window_start: first production date to learn from; default as `models.training_days`
+            says, or all that is recorded.
         window_end: last production date to learn from, included; default all that is recorded.
         epochs: instead of the line's `training.epochs`.
         seed: instead of the line's `training.seed`.
@@ -44,10 +47,11 @@ def train_ganomaly(
     systems = open_systems(line)
     config = with_overrides(systems.line.detector, epochs=epochs, seed=seed)
     window = Window(window_start or date.min, window_end or date.max) if window_start or window_end else None
-    images = choose_normal_images(systems, window)
-    config = decide_recipe(systems, config, quote(images))
-    snapshot = take_snapshot(systems, config, quote(images))
-    model = train_detector(systems, config, quote(snapshot), device)
+    chosen = choose_normal_images(systems, window)
+    config = decide_recipe(systems, config, quote(chosen))
+    snapshot = take_snapshot(systems, config, quote(chosen))
+    changes = compare_snapshots(systems, quote(snapshot))
+    model = train_detector(systems, config, quote(snapshot), changes, device)
     alias = assign_alias(systems, model.version, who="flow train-ganomaly")
     logger.info("%s is @%s. %s", model.version.uri, alias, model.promise)
     show_markdown(model.as_markdown(alias), key=f"model-{line}", description=model.version.uri)

@@ -18,7 +18,7 @@ from ganomaly.judges.pixels import PixelJudge
 from ganomaly.networks.training import EpochStats
 from ganomaly.parts.roles import CROSS, ROLES, Plan, plan_roles
 from ganomaly.saving import SavedDetector, read_files, write_files
-from ganomaly.scoring.calibration import Calibration
+from ganomaly.scoring.calibration import Calibration, CalibrationConfig
 from ganomaly.scoring.heatmap import HeatMapStatistics
 
 Verdict = Literal["ok", "flagged", "unusable"]
@@ -150,6 +150,22 @@ class Detector:
             return
         fitted_nhw = self.judge.maps(_some(fit_nhwc, _sample(len(fit_nhwc), HEAT_MAP_SAMPLE)))
         self.heat = HeatMapStatistics.fit(fitted_nhw, _maps_of(held_out), rate)
+
+    def allow(self, false_reject_rate: float) -> None:
+        """Promise another false-reject rate with the same calibration images: the limit moves, no score does.
+
+        The heat map keeps its own limit.
+
+        Raises:
+            TrainingDataError: if the calibration images are too few for the rate.
+            ValueError: if the detector is not calibrated, or for a rate outside (0, 1).
+        """
+        calibration = self._calibrated()
+        promise = CalibrationConfig.model_validate(
+            self.config.calibration.model_dump() | {"false_reject_rate": false_reject_rate}
+        )
+        self.calibration = calibration.with_rate(false_reject_rate)
+        self.config = self.config.model_copy(update={"calibration": promise})
 
     def _cross_calibrate(self, prepared: Sequence[Prepared], roles: NDArray[np.str_], folds: NDArray[np.intp]) -> None:
         """Let every part calibrate, each by statistics that were fitted without its fold."""

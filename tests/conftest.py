@@ -32,6 +32,7 @@ SMALL_LINE: dict[str, dict[str, Any]] = {
     "quality": {"min_sharpness": 0.0},
     "calibration": {"false_reject_rate": 0.05, "calibrate_fraction": 0.25},
     "scoring": {"chunk_size": 16, "shard_size": 32},
+    "models": {},
 }
 
 

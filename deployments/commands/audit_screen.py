@@ -29,11 +29,13 @@ PIPED_WIDTH = 1000
 """Columns where the output is no terminal: a key or hash that is cut in two cannot be searched for."""
 
 _COLOURS = {
-    **dict.fromkeys(("ok", "present", "matches", "whole", "found", "equal", "completed"), "green"),
+    **dict.fromkeys(("ok", "present", "matches", "whole", "found", "equal", "completed", "promoted"), "green"),
     **dict.fromkeys(
-        ("flagged", "differs", "damaged", "different", "absent", "failed", "false reject", "escape"), "red"
+        ("flagged", "differs", "damaged", "different", "absent", "failed", "false reject", "escape", "refused"), "red"
     ),
-    **dict.fromkeys(("replaced", "gone", "unusable", "interrupted", "running", NOT_CHECKED), "yellow"),
+    **dict.fromkeys(
+        ("replaced", "gone", "unusable", "interrupted", "running", "waiting", "rolled_back", NOT_CHECKED), "yellow"
+    ),
 }
 
 
@@ -140,7 +142,7 @@ def _snapshot(model: TracedModel) -> Text:
 def _promotion(promotion: Promotion) -> str:
     before = "" if promotion.previous_version is None else f", was version {promotion.previous_version}"
     who, why = _printable(promotion.who), _printable(promotion.why)
-    return f"@{promotion.alias}{before}, {who}, {_time(promotion.promoted_at)}: {why}"
+    return f"{promotion.outcome}, @{promotion.alias}{before}, {who}, {_time(promotion.promoted_at)}: {why}"
 
 
 def _run_rows(run: ScoringRun) -> Iterable[tuple[str, Text | str]]:
@@ -240,6 +242,20 @@ def show_runs(screen: Console, line: str, runs: Sequence[ScoringRun]) -> None:
         _block(screen, run.id, rows)
 
 
+def show_decisions(screen: Console, line: str, rows: Sequence[Promotion]) -> None:
+    """Print what was decided about a line's models, newest first, with the checks that did not pass."""
+    _heading(screen, f"{line}: decisions about models", "newest first")
+    for row in rows:
+        checks = json.loads(row.gate)["checks"] if row.gate else []
+        before = "" if row.previous_version is None else f", champion was version {row.previous_version}"
+        facts: list[tuple[str, Text | str]] = [
+            ("outcome", _word(row.outcome).append(f": {_printable(row.why)}")),
+            ("by", f"{_printable(row.who)}, {_time(row.promoted_at)}{before}"),
+            *((check["name"], f"{check['outcome']}: {_printable(check['figure'])}") for check in checks),
+        ]
+        _block(screen, f"{row.model_name} version {row.version}", facts)
+
+
 def flagged_facts(found: FlaggedDay) -> dict[str, Any]:
     """A day's flagged parts as plain data for JSON."""
     parts = found.parts.to_dict("records")
@@ -251,6 +267,10 @@ def show_flagged(screen: Console, found: FlaggedDay) -> None:
     run = found.run
     count = len(found.parts)
     parts = _count(count, "flagged part") if count else "no part is flagged"
+    if run.scored + run.already_scored == 0:
+        parts = (
+            f"nothing was judged: {_count(run.listed, 'object')} listed, {run.unusable} unusable, {run.failed} failed"
+        )
     if count == found.limit:
         parts = f"the {count} worst flagged parts, --limit shows more"
     _heading(screen, f"{found.line}, {found.day}: {parts}", f"by version {run.model_version}, run {run.id}")

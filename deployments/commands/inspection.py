@@ -1,19 +1,26 @@
 """The pipeline's command line, ``inspection``: a thin shell around the flows and the audit."""
 
-import getpass
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from pydantic import ValidationError
+from deployments.commands import models
+from deployments.commands.common import (
+    AsJson,
+    Day,
+    Device,
+    First,
+    Last,
+    Line,
+    PartOrKey,
+    as_day,
+    plain_errors,
+    user_name,
+)
 
+if TYPE_CHECKING:
     from flows.score_batch import NightResult
 
 app = typer.Typer(
@@ -24,102 +31,7 @@ app = typer.Typer(
 )
 db_app = typer.Typer(no_args_is_help=True, help="Look after the report store.")
 app.add_typer(db_app, name="db")
-
-Line = Annotated[str, typer.Argument(help="The line, as in deployments/lines/<line>.toml.")]
-Day = Annotated[
-    datetime | None, typer.Option("--date", formats=["%Y-%m-%d"], help="Production date; default yesterday.")
-]
-First = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First production date.")]
-Last = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last production date, included.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-PartOrKey = Annotated[str, typer.Argument(help="A part as the report names it, or the whole key of one image.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-PREFECT_IS_AWAY = ("Failed to reach API", "Timed out while attempting to connect to ephemeral Prefect API server")
-FLOW_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
-
-
-class _WithoutTraceback(logging.Filter):
-    """Leaves out of Prefect's log how its engine came to an error that is told in one line anyway."""
-
-    def __init__(self, expected: tuple[type[Exception], ...]) -> None:
-        super().__init__()
-        self._expected = expected
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let the record pass, without a traceback of an expected error."""
-        if record.exc_info and isinstance(record.exc_info[1], self._expected):
-            record.exc_info = None
-        return True
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Say what is wrong in one line: a user needs the thing, the value and the way out, not a traceback."""
-    # Prefect's temporary server would report its use to its makers, and log an error where it cannot
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # on a busy machine it takes longer to start than the 20 s that it is given
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    from pydantic import ValidationError
-
-    from ganomaly import ConfigError, DetectorFileError, TrainingDataError, TrainingDivergedError
-    from infra.local_s3 import LocalS3Error
-    from tasks.errors import OperatingError
-
-    expected = (
-        ConfigError,
-        DetectorFileError,
-        LocalS3Error,
-        OperatingError,
-        TrainingDataError,
-        TrainingDivergedError,
-    )
-    plain = _WithoutTraceback((*expected, ValidationError))
-    for name in FLOW_LOGGERS:
-        logging.getLogger(name).addFilter(plain)
-    try:
-        yield
-    except expected as error:
-        _fail(str(error))
-    except ValidationError as error:
-        _fail(_mistakes(error))
-    except RuntimeError as error:
-        if not str(error).startswith(PREFECT_IS_AWAY):
-            raise
-        _fail(
-            f"Prefect: {error}; start its server (`prefect server start`), or unset PREFECT_API_URL to do without one"
-        )
-    finally:
-        for name in FLOW_LOGGERS:
-            logging.getLogger(name).removeFilter(plain)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.secho(f"error: {message}", fg="red", err=True)
-    raise typer.Exit(1) from None
-
-
-def _mistakes(error: "ValidationError") -> str:
-    """What is wrong with settings or options, one line for each, by the name that a person gave them."""
-    lines = []
-    for mistake in error.errors(include_url=False):
-        name = ".".join(map(str, mistake["loc"]))
-        name = f"INSPECTION_{name.upper()}" if name and error.title == "Settings" else name
-        lines.append(f"{name}: {mistake['msg']}" if name else mistake["msg"].removeprefix("Value error, "))
-    return "\n".join(lines)
-
-
-def _user_name() -> str:
-    """Who runs this; empty where the system has no name for the user."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
-
-
-def _day(value: datetime | None) -> date | None:
-    return None if value is None else value.date()
+app.add_typer(models.app)
 
 
 @app.command()
@@ -127,7 +39,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("var/demo"),
 ) -> None:
     """Play a week of a solar-cell plant through the whole pipeline, on real images, with embedded defaults."""
-    with _plain_errors():
+    with plain_errors():
         from deployments.demo.demo import run_demo
 
         run_demo(folder)
@@ -136,7 +48,7 @@ def demo(
 @app.command()
 def lines() -> None:
     """Check every line file and list the lines; exit code 1 if one has a mistake."""
-    with _plain_errors():
+    with plain_errors():
         from ganomaly import ConfigError
         from tasks.lines.line import load_line
         from tasks.lines.names import list_lines
@@ -163,10 +75,10 @@ def lines() -> None:
 @app.command()
 def ingest(line: Line, first: First = None, last: Last = None) -> None:
     """Record what a window's images are and whether they are fit to judge."""
-    with _plain_errors():
+    with plain_errors():
         from flows.ingest_images import ingest_images
 
-        counts = ingest_images(line, _day(first), _day(last))
+        counts = ingest_images(line, as_day(first), as_day(last))
     typer.echo(
         f"{line}: {counts.listed} listed = {counts.recorded} recorded + {counts.already_recorded} known before + "
         f"{counts.unusable} unusable + {counts.failed} failed"
@@ -183,10 +95,10 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train, calibrate and register a detector from the line's recorded normal images."""
-    with _plain_errors():
+    with plain_errors():
         from flows.train_ganomaly import train_ganomaly
 
-        model = train_ganomaly(line, _day(first), _day(last), epochs, seed, device)
+        model = train_ganomaly(line, as_day(first), as_day(last), epochs, seed, device)
     typer.echo(f"{model.version.uri}: {model.promise}")
 
 
@@ -199,25 +111,25 @@ def score(
     device: Device = "auto",
 ) -> None:
     """Score a window's images that the model has not judged yet, and publish the report."""
-    with _plain_errors():
+    with plain_errors():
         from flows.score_batch import score_batch
 
-        _print_night(line, score_batch(line, _day(first), _day(last), model_version, device))
+        _print_night(line, score_batch(line, as_day(first), as_day(last), model_version, device))
 
 
 @app.command()
 def nightly(line: Line, day: Day = None, device: Device = "auto") -> None:
     """Ingest and score one production date: what the schedule runs."""
-    with _plain_errors():
+    with plain_errors():
         from flows.nightly import nightly as nightly_flow
 
-        _print_night(line, nightly_flow(line, _day(day), device))
+        _print_night(line, nightly_flow(line, as_day(day), device))
 
 
 @app.command()
 def catch_up(line: Line, device: Device = "auto") -> None:
     """Score every production date of which some objects were never looked at: late uploads, days without a run."""
-    with _plain_errors():
+    with plain_errors():
         from flows.catch_up import catch_up as catch_up_flow
 
         nights = catch_up_flow(line, device)
@@ -236,7 +148,7 @@ def _print_night(line: str, night: "NightResult") -> None:
     )
     if night.never_seen:
         typer.secho(
-            f"{night.never_seen} objects outside this window were never looked at: the report names their folders; "
+            f"outside this window, never looked at: {night.never_seen} (the report names the folders); "
             f"`inspection catch-up {line}` judges those whose keys have a date",
             fg="yellow",
             err=True,
@@ -250,7 +162,7 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """Print everything behind a part's verdicts: images, models, training, runs, failures, promotions, reviews."""
-    with _plain_errors():
+    with plain_errors():
         from dataclasses import asdict
 
         from deployments.commands.audit_screen import as_json as to_json
@@ -274,7 +186,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Recompute a random sample of a past run and compare with the stored scores; exit code 1 if they disagree."""
-    with _plain_errors():
+    with plain_errors():
         from deployments.commands.audit_screen import as_json as to_json
         from deployments.commands.audit_screen import console, show_verification, verification_facts
         from tasks.audit.verify import verify_run
@@ -296,7 +208,7 @@ def runs(
     as_json: AsJson = False,
 ) -> None:
     """List a line's scoring runs, newest first."""
-    with _plain_errors():
+    with plain_errors():
         from dataclasses import asdict
 
         from deployments.commands.audit_screen import as_json as to_json
@@ -318,7 +230,7 @@ def flagged(
     as_json: AsJson = False,
 ) -> None:
     """List the parts of a production date that are flagged, worst first."""
-    with _plain_errors():
+    with plain_errors():
         from deployments.commands.audit_screen import as_json as to_json
         from deployments.commands.audit_screen import console, flagged_facts, show_flagged
         from tasks.store.lookup import list_flagged, open_archive
@@ -335,7 +247,7 @@ def review(
     line: Line,
     part_or_key: PartOrKey,
     finding: Annotated[Literal["defect", "good"], typer.Option(help="What the part really is.")],
-    who: Annotated[str, typer.Option(default_factory=_user_name, help="Who found it.", show_default="the user's name")],
+    who: Annotated[str, typer.Option(default_factory=user_name, help="Who found it.", show_default="the user's name")],
     note: Annotated[str, typer.Option(help="Anything worth knowing.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -343,7 +255,7 @@ def review(
 
     Findings are only ever added. They belong to the newest image of the part, and of several views to the worst.
     """
-    with _plain_errors():
+    with plain_errors():
         from dataclasses import asdict
 
         from deployments.commands.audit_screen import as_json as to_json
@@ -359,11 +271,28 @@ def review(
 
 
 @app.command()
+def confirm(
+    line: Line,
+    why: Annotated[str, typer.Option(help="Why the verdicts may be used.")],
+    who: Annotated[str, typer.Option(default_factory=user_name, help="Who says so.", show_default="the user's name")],
+    day: Day = None,
+    first: First = None,
+    last: Last = None,
+) -> None:
+    """Release the verdicts of a night that was withheld because camera or process changed; write its report anew."""
+    with plain_errors():
+        from flows.confirm_night import confirm_night
+
+        start = as_day(first) or as_day(day)
+        _print_night(line, confirm_night(line, start, as_day(last) or start, who, why))
+
+
+@app.command()
 def log_paper(
     folder: Annotated[Path, typer.Argument(help="What `ganomaly paper` wrote.")],
 ) -> None:
     """Log the results of `ganomaly paper` to MLflow: a parent run, and a nested run for each row."""
-    with _plain_errors():
+    with plain_errors():
         from tasks.process import set_up_process
         from tasks.registry.paper_log import log_comparison
         from tasks.registry.registry import ModelRegistry
@@ -378,7 +307,7 @@ def log_paper(
 @db_app.command()
 def upgrade() -> None:
     """Create the report store's tables, or bring them to this software's version."""
-    with _plain_errors():
+    with plain_errors():
         from tasks.settings import Settings
         from tasks.store.store import ReportStore
 

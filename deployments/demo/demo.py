@@ -10,13 +10,13 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from deployments.demo.plant import FIRST_DAY, LAST_DAY, LINES, play_week, week_of
+from deployments.demo.plant import FIRST_DAY, LAST_DAY, LINES, play_week, put_golden_set, week_of
 from deployments.demo.screen import LineSummary, Steps, print_summary
 from infra.local_s3 import LocalS3
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tasks.systems import Systems
 
 BUCKET = "plant"
+RETRAINED = "elpv-mono"
+RETRAINING_SEED = 1
 
 
 def run_demo(folder: Path) -> dict[str, LineSummary]:
@@ -42,6 +44,7 @@ def run_demo(folder: Path) -> dict[str, LineSummary]:
         server = stack.enter_context(LocalS3(folder / "bucket", log_file=folder / "logs" / "s3.log"))
         stack.enter_context(_environment(folder, server))
         summaries = {line: _run_line(line, folder, console) for line in LINES}
+        summaries[RETRAINED] = _retrain(RETRAINED, summaries[RETRAINED], console)
         text = json.dumps({line: asdict(summary) for line, summary in summaries.items()}, indent=2)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
         print_summary(console, summaries, folder)
@@ -113,6 +116,28 @@ def _run_line(line: str, folder: Path, console: Console) -> LineSummary:
         summary = _summarise(systems, night, folder / "bucket" / BUCKET, steps.seconds)
         step.outcome = f"AUROC {summary.auroc:.3f}"
     return summary
+
+
+def _retrain(line: str, summary: LineSummary, console: Console) -> LineSummary:
+    """Train a second version of the line's model and let the gate decide about it."""
+    from flows.promote_model import promote_model
+    from flows.train_ganomaly import train_ganomaly
+    from tasks.systems import open_systems
+
+    steps, systems = Steps(console, line), open_systems(line)
+    before = [row for row in systems.store.decisions.promotions(line) if row.gate]
+    with steps.step("retrain", "train a second version, with another seed") as step:
+        if not before:
+            golden = put_golden_set(systems.objects, line)
+            trained = train_ganomaly(line, seed=RETRAINING_SEED, device="cpu")
+            step.outcome = f"{trained.version.uri}; the last day's {golden} labelled cells are the golden set"
+        else:
+            step.outcome = f"version {before[-1].version} reused"
+    with steps.step("promote", "let the gate decide between the two") as step:
+        decision = before[-1] if before else promote_model(line, device="cpu").decision
+        step.outcome = f"version {decision.version} {decision.outcome}"
+    said = f"version {decision.version} against version {decision.previous_version}: {decision.outcome}: {decision.why}"
+    return replace(summary, promotion=said, seconds=summary.seconds | steps.seconds)
 
 
 def _train_unless_trained(systems: "Systems") -> str:

@@ -124,6 +124,20 @@ def normal_list(cells: list[Cell]) -> bytes:
     return text.getvalue().encode()
 
 
+def put_golden_set(objects: ObjectStore, line: str) -> int:
+    """Make the last day's cells on which the experts agree the line's golden set; gives their number."""
+    cells = [cell for cell in week_of(line) if cell.day == LAST_DAY and cell.defect_probability in (0, 1)]
+    rows = [f"{cell.part}.png,{'good' if cell.defect_probability == 0 else 'defect'},{cell.part}" for cell in cells]
+    with ThreadPoolExecutor(UPLOAD_THREADS) as pool:
+        list(
+            pool.map(
+                lambda cell: objects.put(f"golden/{line}/{cell.part}.png", cell.path.read_bytes(), "image/png"), cells
+            )
+        )
+    objects.put(f"golden/{line}/labels.csv", "\n".join(["image,kind,part", *rows]).encode(), "text/csv")
+    return len(cells)
+
+
 def broken_camera_frames(line: str, cells: list[Cell]) -> Iterator[tuple[str, bytes]]:
     """Frames of the last day that nobody can judge: cut off, black, out of focus, and no image at all."""
     good = next(cell for cell in cells if cell.day == LAST_DAY and cell.defect_probability == 0).path.read_bytes()

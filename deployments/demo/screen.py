@@ -40,6 +40,7 @@ class LineSummary:
     defective_cells: int
     escapes: int
     seconds: dict[str, float]
+    promotion: str = ""
 
 
 class Step(logging.Handler):
@@ -97,6 +98,12 @@ def print_summary(console: Console, summaries: dict[str, LineSummary], folder: P
     for line, found in summaries.items():
         console.print(f"\n[bold]Report of {line}[/]: open it in a browser")
         console.print(f"  {found.report}", soft_wrap=True, highlight=False)
+    for line, found in summaries.items():
+        if found.promotion:
+            console.print(
+                f"\n[bold]A second model of {line}[/]: the gate judged the golden set with both", highlight=False
+            )
+            console.print(f"  {found.promotion}", soft_wrap=True, highlight=False, markup=False)
     console.print("\n[bold]Records[/]: the night's flagged parts, and everything behind the verdicts on one of them")
     for asked in (f"flagged {next(iter(summaries))} --date {LAST_DAY}", "trace PART"):
         console.print(f"  INSPECTION_WORK_DIR={folder} .venv/bin/inspection {asked}", soft_wrap=True, highlight=False)

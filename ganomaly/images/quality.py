@@ -27,6 +27,10 @@ class QualityFigures:
         contrast: standard deviation of the grey value, [0, 0.5].
         saturated_fraction: share of pixels at 98 % of white or more, [0, 1].
         sharpness: energy of fine detail divided by energy of coarser detail, from 0; below 0.1 when blurred.
+        red: share of red in the mean colour, [0, 1]; a third where the image is grey. The gate does not look at it.
+        blue: share of blue, likewise.
+        centre_x: where the detail lies on average, from the left edge 0 to the right 1. The gate does not look at it.
+        centre_y: the same from the upper edge to the lower.
     """
 
     width_px: int
@@ -35,6 +39,10 @@ class QualityFigures:
     contrast: float
     saturated_fraction: float
     sharpness: float
+    red: float = 1 / 3
+    blue: float = 1 / 3
+    centre_x: float = 0.5
+    centre_y: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -86,16 +94,24 @@ class QualityGate(BaseModel):
         height_px, width_px = full_size or image.shape[:2]
         if image.size == 0:
             return QualityFigures(width_px, height_px, 0.0, 0.0, 0.0, 0.0)
-        grey = _small_grey(image)
+        small = _small(image)
+        grey = small if small.ndim == 2 else cast("Pixels", cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+        red, blue = _colour(small)
         white = np.iinfo(image.dtype).max
         unit = np.multiply(grey, np.float32(1 / white), dtype=np.float32)
+        sharpness, detail = _sharpness(unit, step=1 / white)
+        centre_x, centre_y = _centre(detail)
         return QualityFigures(
             width_px=width_px,
             height_px=height_px,
             brightness=_percentile_99(grey, white),
             contrast=math.sqrt(_variance(unit)),
             saturated_fraction=float(np.count_nonzero(unit >= _SATURATED) / unit.size),
-            sharpness=_sharpness(unit, step=1 / white),
+            sharpness=sharpness,
+            red=red,
+            blue=blue,
+            centre_x=centre_x,
+            centre_y=centre_y,
         )
 
     def judge(self, figures: QualityFigures) -> Fault | None:
@@ -120,14 +136,33 @@ class QualityGate(BaseModel):
         return None
 
 
-def _small_grey(image: Pixels) -> Pixels:
+def _small(image: Pixels) -> Pixels:
     height, width = image.shape[:2]
     scale = MEASURED_SIDE_PX / max(height, width)
-    small = image
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cast("Pixels", cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-    return small if small.ndim == 2 else cast("Pixels", cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cast("Pixels", cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+
+def _colour(image: Pixels) -> tuple[float, float]:
+    """Shares of red and blue in the mean colour."""
+    if image.ndim == 2:
+        return 1 / 3, 1 / 3
+    red, green, blue, _ = cv2.mean(image)
+    total = red + green + blue
+    return (round(red / total, 6), round(blue / total, 6)) if total else (1 / 3, 1 / 3)
+
+
+def _centre(detail: NDArray[np.float32]) -> tuple[float, float]:
+    """Centre (x, y) of the energy of an image's detail, as fractions of its width and height."""
+    energy = np.square(detail)
+    columns, rows = energy.sum(axis=0, dtype=np.float64), energy.sum(axis=1, dtype=np.float64)
+    total = float(columns.sum())
+    if total == 0:
+        return 0.5, 0.5
+    x, y = ((np.arange(len(sums)) + 0.5) @ sums / (len(sums) * total) for sums in (columns, rows))
+    return float(x), float(y)
 
 
 def _percentile_99(grey: Pixels, white: int) -> float:
@@ -135,8 +170,10 @@ def _percentile_99(grey: Pixels, white: int) -> float:
     return float(np.searchsorted(np.cumsum(histogram), 0.99 * grey.size) / white)
 
 
-def _sharpness(unit: NDArray[np.float32], step: float) -> float:
-    """Energy between blurs of 0 and 0.8 px over energy between blurs of 0.8 and 2 px, on an image of half the size.
+def _sharpness(unit: NDArray[np.float32], step: float) -> tuple[float, NDArray[np.float32]]:
+    """The figure, and the detail (H / 2, W / 2) that it was measured on.
+
+    Energy between blurs of 0 and 0.8 px over energy between blurs of 0.8 and 2 px, on an image of half the size.
 
     A blur takes energy from the fine band first, so that the ratio falls whatever the contrast and the motif. Halving
     the image first keeps the sensor's noise, which is finest of all, from passing as sharpness; so does the share of
@@ -145,7 +182,8 @@ def _sharpness(unit: NDArray[np.float32], step: float) -> float:
     half = cv2.pyrDown(unit)
     fine = cv2.GaussianBlur(half, (0, 0), 0.8)
     coarse = cv2.GaussianBlur(half, (0, 0), 2)
-    return _variance(half - fine) / (_variance(fine - coarse) + 0.3 * step**2)
+    detail = fine - coarse
+    return _variance(half - fine) / (_variance(detail) + 0.3 * step**2), detail
 
 
 def _variance(band: NDArray[Any]) -> float:

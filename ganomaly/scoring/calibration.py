@@ -149,6 +149,14 @@ class Calibration:
             raise ValueError("a calibration score is not finite: the networks or the score's statistics are broken")
         return cls(values, false_reject_rate, confidence, fold_size)
 
+    def with_rate(self, false_reject_rate: float) -> Self:
+        """The calibration that the same scores give for another rate.
+
+        Raises:
+            TrainingDataError: if they are too few for it.
+        """
+        return type(self).fit(self.scores_n, false_reject_rate, self.confidence, self.fold_size)
+
     @property
     def guaranteed_rate(self) -> float:
         """Upper bound of the expected share of good parts that are flagged, whatever the score and the distribution.

@@ -95,6 +95,19 @@ class ScoringConfig(BaseModel):
     survey: bool = True  # each night looks through the whole prefix for objects that no run has looked at
 
 
+class ModelsConfig(BaseModel):
+    """Table ``[models]``: what a new model of the line learns from, and what it must show to become champion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training_days: Annotated[int, Field(ge=1)] | None = None  # newest production dates to learn from; None: all
+    golden_prefix: Annotated[str, Field(pattern=r"^[^/].*/$")] | None = None  # None: golden/<line>/
+    recent_days: Annotated[int, Field(ge=1, le=366)] = 7  # newest production dates that both models judge in the gate
+    recent_images: Annotated[int, Field(ge=1)] = 1000  # at most so many of them
+    max_ms_per_image: Annotated[float, Field(gt=0)] | None = None  # a slower challenger is refused
+    require_approval: bool = False  # a person decides, whatever the gate found
+
+
 class LineConfig(DetectorConfig):
     """One production line: a detector's configuration and where the line's images are."""
 
@@ -104,6 +117,7 @@ class LineConfig(DetectorConfig):
     timezone: str = "UTC"
     images: ImagesConfig
     scoring: ScoringConfig = ScoringConfig()
+    models: ModelsConfig = ModelsConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -126,6 +140,11 @@ class LineConfig(DetectorConfig):
     def detector(self) -> DetectorConfig:
         """The part of the configuration that is saved inside the model."""
         return DetectorConfig(**{name: getattr(self, name) for name in DetectorConfig.model_fields})
+
+    @property
+    def golden_prefix(self) -> str:
+        """Key prefix of the line's golden set."""
+        return self.models.golden_prefix or f"golden/{self.name}/"
 
     def parse_key(self, key: str) -> KeyFields | None:
         """The fields of an object's key, or None when the key is not that of an image of this line."""

@@ -32,7 +32,7 @@ def overlay_jpeg(detector: Detector, data: bytes, heat_hw: np.ndarray) -> bytes:
 
 def encode_jpeg(image: np.ndarray) -> bytes:
     """An image (H, W) or (H, W, 3) RGB of uint8 or uint16 as JPEG of at most 640 pixels a side."""
-    image8 = (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image
+    image8 = as_8bit(image)
     scale = MAX_SIDE_PX / max(image8.shape[:2])
     if scale < 1:
         image8 = cv2.resize(image8, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -40,3 +40,8 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     ok, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert ok
     return encoded.tobytes()
+
+
+def as_8bit(image: np.ndarray) -> np.ndarray:
+    """An image of uint8 or uint16 as one of uint8."""
+    return (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
@@ -27,8 +27,11 @@ from tasks.registry.reaching import (
     without_passwords,
 )
 from tasks.registry.training_run import MANIFEST_ARTIFACT, TrainingRun
-from tasks.registry.versions import CHAMPION, ModelVersion, as_version, model_name
+from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, as_version, model_name
 from tasks.training.snapshot import ManifestError, read_manifest
+
+if TYPE_CHECKING:  # who scores needs none, and it takes most of a second to import
+    from matplotlib.figure import Figure
 
 
 class ModelRegistry:
@@ -94,6 +97,14 @@ class ModelRegistry:
         """
         return self._lookup(lambda: self.client.get_model_version_by_alias(model_name(line), CHAMPION))
 
+    def challenger(self, line: str) -> ModelVersion | None:
+        """The version that wants to become champion, None if there is none.
+
+        Raises:
+            RegistryUnreachableError: if the registry cannot be reached.
+        """
+        return self._lookup(lambda: self.client.get_model_version_by_alias(model_name(line), CHALLENGER))
+
     def version(self, line: str, version: int) -> ModelVersion | None:
         """One version of the line's model, None if there is no such version.
 
@@ -110,6 +121,58 @@ class ModelRegistry:
         """
         with asking(self.address, f"set @{alias}"):
             self.client.set_registered_model_alias(version.name, alias, str(version.version))
+
+    def drop_alias(self, version: ModelVersion, alias: str) -> None:
+        """Take an alias from the model, whichever version has it.
+
+        Raises:
+            RegistryUnreachableError: if the registry cannot be reached.
+        """
+        with asking(self.address, f"drop @{alias}"):
+            self.client.delete_registered_model_alias(version.name, alias)
+
+    def description(self, version: ModelVersion) -> str:
+        """The Markdown that MLflow shows for a version.
+
+        Raises:
+            RegistryUnreachableError: if the registry cannot be reached.
+        """
+        with asking(self.address, f"read the description of {version.uri}"):
+            found = self.client.get_model_version(version.name, str(version.version))
+        return str(found.description or "")
+
+    def describe(self, version: ModelVersion, description: str, tags: Mapping[str, str]) -> None:
+        """Give a version another description, and tags beside those that it has.
+
+        Raises:
+            RegistryUnreachableError: if the registry cannot be reached.
+        """
+        number = str(version.version)
+        with asking(self.address, f"describe {version.uri}"):
+            self.client.update_model_version(version.name, number, description)
+            for key, value in tags.items():
+                self.client.set_model_version_tag(version.name, number, key, value)
+
+    def describe_model(self, line: str, description: str) -> None:
+        """Give a line's registered model a description.
+
+        Raises:
+            RegistryUnreachableError: if the registry cannot be reached.
+        """
+        with asking(self.address, "describe the model"):
+            self.client.update_registered_model(model_name(line), description)
+
+    def log_to(self, version: ModelVersion, texts: Mapping[str, str], figures: "Mapping[str, Figure]") -> None:
+        """Put files into the run that trained a version; names are paths among its artifacts.
+
+        Raises:
+            RegistryUnreachableError: if the registry cannot be reached.
+        """
+        with asking(self.address, f"write to run {version.mlflow_run_id}"):
+            for name, text in texts.items():
+                self.client.log_text(version.mlflow_run_id, text, name)
+            for name, figure in figures.items():
+                self.client.log_figure(version.mlflow_run_id, figure, name)
 
     def snapshot_manifest(self, version: ModelVersion) -> pd.DataFrame:
         """The manifest that a version's training logged; its `snapshot_id` is the version's.

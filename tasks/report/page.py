@@ -44,6 +44,39 @@ class HistogramBar:
     flagged_height: float
 
 
+def _failed(report: NightReport) -> pd.DataFrame:
+    """Images that were not read for a reason outside of them, by key."""
+    return report.failures.drop(report.strays.index).sort_values("key")
+
+
+@dataclass(frozen=True)
+class NightPoint:
+    """One night in the chart of a figure, in per cent of its width and height."""
+
+    day: str
+    x: float
+    y: float
+    low: float
+    high: float
+    changed: bool
+
+
+def night_chart(rows: pd.DataFrame) -> list[NightPoint]:
+    """The nights of a figure as points: the chance of lying above usual, and the band that is allowed."""
+    count = len(rows)
+    return [
+        NightPoint(
+            f"{row.day}",
+            100 * (place + 0.5) / count,
+            100 * (1 - row.above_usual),
+            100 * (0.5 - row.allowed),
+            100 * (0.5 + row.allowed),
+            bool(row.changed),
+        )
+        for place, row in enumerate(rows.itertuples())
+    ]
+
+
 def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
     """The report as one HTML file that loads nothing else and needs no JavaScript.
 
@@ -74,10 +107,13 @@ def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
             rows=[(part, image) for part in parts if part.rank not in carded for image in part.images],
             shown=shown,
             max_rows=MAX_TABLE_ROWS,
+            charts={name: night_chart(rows) for name, rows in report.figures.items()},
             unusable=list(report.unusable.itertuples(index=False)),
             unusable_reasons=reason_counts(report.unusable["reason"]),
-            failures=list(report.failures.sort_values("key").itertuples(index=False)),
-            failure_reasons=reason_counts(report.failures["reason"]),
+            failures=list(_failed(report).itertuples(index=False)),
+            failure_reasons=reason_counts(_failed(report)["reason"]),
+            strays=list(report.strays.sort_values("key").itertuples(index=False)),
+            stray_reasons=reason_counts(report.strays["reason"]),
         )
     )
 

@@ -13,6 +13,7 @@ from ganomaly.images.preparation import read_image
 from tasks.bucket.failures import ObjectStoreError
 from tasks.lines.window import Window
 from tasks.night.accounting import RunCounts
+from tasks.night.drift import WORDS, NightDrift, in_words
 from tasks.night.listing import OUTPUTS, Listing
 from tasks.night.overlays import encode_jpeg, overlay_jpeg
 from tasks.night.score import PinnedModel
@@ -36,14 +37,24 @@ def report_folder(line: str, window: Window, run_id: str) -> str:
 
 @task(name="publish-report", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def publish_report(
-    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, unseen: Unseen, counts: RunCounts
+    systems: Systems,
+    model: PinnedModel,
+    run: ScoringRun,
+    listing: Listing,
+    unseen: Unseen,
+    counts: RunCounts,
+    drift: NightDrift,
 ) -> str:
-    """Write the report of a run's window to the bucket, and its table to the Prefect UI; gives the report's key."""
+    """Write the report of a run's window to the bucket, and its table to the Prefect UI; gives the report's key.
+
+    The list of flagged parts has another name while the verdicts are withheld, so that no program takes it up.
+    """
     window = Window(run.window_start, run.window_end)
-    report = night_report(systems, model, run, listing, unseen, counts)
+    report = night_report(systems, model, run, listing, unseen, counts, drift)
     folder = report_folder(run.line, window, run.id)
     systems.objects.put(f"{folder}/scores.parquet", scores_parquet(report), "application/vnd.apache.parquet")
-    systems.objects.put(f"{folder}/flagged.csv", flagged_csv(report).encode(), "text/csv; charset=utf-8")
+    flagged = "flagged-withheld.csv" if drift.is_withheld else "flagged.csv"
+    systems.objects.put(f"{folder}/{flagged}", flagged_csv(report).encode(), "text/csv; charset=utf-8")
     html = report_html(report, max_pictures=MAX_PICTURES)
     key = f"{folder}/report.html"
     systems.objects.put(key, html.encode(), "text/html; charset=utf-8")
@@ -55,17 +66,26 @@ def find_published(systems: Systems, window: Window, model: PinnedModel) -> Scor
     """The newest complete run that wrote a report for exactly this window and model version.
 
     None as well if another run has scored in the window since that one began: it may have been killed before it could
-    write what it found into a report.
+    write what it found into a report. Nor is a report the newest that was written before its verdicts were released.
     """
     judge = (systems.line.name, window.start, window.end, model.version.version, model.calibration_id)
     published = systems.store.runs.latest_report(*judge)
     if published is None or systems.store.scores.since(*judge, published.started_at, besides=published.id):
         return None
+    release = systems.store.drift.last_release(systems.line.name, window.start, window.end)
+    if release is not None and release.released_at > published.started_at:
+        return None
     return published
 
 
 def night_report(
-    systems: Systems, model: PinnedModel, run: ScoringRun, listing: Listing, unseen: Unseen, counts: RunCounts
+    systems: Systems,
+    model: PinnedModel,
+    run: ScoringRun,
+    listing: Listing,
+    unseen: Unseen,
+    counts: RunCounts,
+    drift: NightDrift,
 ) -> NightReport:
     """Gather what the report of a run says: all verdicts of its model version on what the window's listing holds."""
     calibration = model.detector.calibration
@@ -105,8 +125,18 @@ def night_report(
         ignored=listing.ignored,
         never_seen=unseen.folders,
         way_out=way_out(line, unseen),
+        changes=tuple(in_words(record) for record in drift.changed),
+        withheld=drift.is_withheld,
+        released=_released(drift),
+        figures={WORDS[name]: rows for name, rows in drift.history.groupby("figure", sort=False)},
         attribution=line.attribution or None,
     )
+
+
+def _released(drift: NightDrift) -> str:
+    if drift.release is None:
+        return ""
+    return f"{drift.release.who}, {drift.release.released_at:%Y-%m-%d %H:%M} UTC: {drift.release.why}"
 
 
 def _pictures(systems: Systems, detector: Detector, flagged: pd.DataFrame) -> dict[str, Picture]:

@@ -80,6 +80,10 @@ class NightReport:
         ignored: objects of the window that `images.ignore` names; they count nowhere.
         never_seen: objects under the line's prefix, outside the window, that no run has looked at, by folder.
         way_out: what a person can do about them.
+        changes: what is not as usual with the camera or the process, a sentence each; empty where all is.
+        withheld: whether the verdicts wait for somebody who releases them.
+        released: who did, when and why; empty where nobody had to.
+        figures: by their names, rows of the newest nights with columns day, above_usual, allowed, changed.
         attribution: whom the images belong to, printed in the footer.
     """
 
@@ -109,6 +113,10 @@ class NightReport:
     ignored: int = 0
     never_seen: Mapping[str, int] = field(default_factory=dict)
     way_out: str = ""
+    changes: tuple[str, ...] = ()
+    withheld: bool = False
+    released: str = ""
+    figures: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     attribution: str | None = None
 
     def __post_init__(self) -> None:
@@ -141,6 +149,16 @@ class NightReport:
     def unusable(self) -> pd.DataFrame:
         """The images of the window that could not be judged, by key."""
         return self.scores[self.scores["verdict"] == "unusable"].sort_values("key")
+
+    @property
+    def strays(self) -> pd.DataFrame:
+        """Objects that cannot be images of the line, by their key or size; they count as unusable."""
+        return self.failures[self.failures["reason"].isin(STRAY_REASONS)]
+
+    @property
+    def unusable_objects(self) -> int:
+        """Number of images that could not be judged, with the objects that cannot be images of the line."""
+        return len(self.unusable) + len(self.strays)
 
     @property
     def flagged_images(self) -> int:

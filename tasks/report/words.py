@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.report.report import STRAY_REASONS, NightReport
+from tasks.report.report import NightReport
 
 
 def headline(report: NightReport) -> str:
@@ -19,8 +19,10 @@ def headline(report: NightReport) -> str:
     else:
         flagged = report.scores.loc[report.scores["verdict"] == "flagged", "part"].nunique()
         clauses = [f"{integer(flagged) if flagged else 'None'} of {counted(report.judged_parts, 'part')} flagged"]
-    if len(report.unusable):
-        clauses.append(f"{counted(len(report.unusable), 'image')} unusable")
+    if report.changes:
+        clauses.append(f"camera or process changed{', verdicts withheld' if report.withheld else ''}")
+    if report.unusable_objects:
+        clauses.append(f"{counted(report.unusable_objects, 'image')} unusable")
     if counts.failed:
         clauses.append(f"{counted(counts.failed, 'image')} failed")
     if report.never_seen:
@@ -45,7 +47,7 @@ def accounting_problem(report: NightReport) -> str | None:
             f"The numbers do not add up: {integer(counts.listed)} images listed, but scored + scored earlier + "
             f"unusable + failed = {integer(counts.accounted)}."
         )
-    strays = int(report.failures["reason"].isin(STRAY_REASONS).sum())  # counted as unusable, but of no known part
+    strays = len(report.strays)  # counted as unusable, but of no known part
     if len(report.scores) + strays < counts.listed - counts.failed:
         return (
             f"The report is incomplete: {integer(counts.listed - counts.failed - strays)} images were judged, "
@@ -117,7 +119,7 @@ def reason_counts(reasons: pd.Series) -> list[tuple[str, int]]:
 
 def tone(report: NightReport) -> str:
     """How the night is to be taken: ``alert``, ``gap`` or ``clear``."""
-    if report.flagged_images or accounting_problem(report):
+    if report.flagged_images or accounting_problem(report) or report.withheld:
         return "alert"
     if report.judged.empty or report.counts.failed or report.uninspected_parts or report.never_seen:
         return "gap"

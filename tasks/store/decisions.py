@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import sqlalchemy as sa
 
 from tasks.store.database import Database, columns, rows_among
-from tasks.store.tables import Finding, Promotion, Review, image_table, promotion_table, review_table
+from tasks.store.images import in_window
+from tasks.store.tables import Finding, Promotion, PromotionOutcome, Review, image_table, promotion_table, review_table
 
 
 class Decisions:
@@ -26,19 +27,25 @@ class Decisions:
         previous_version: int | None,
         who: str,
         why: str,
+        outcome: PromotionOutcome = "promoted",
+        gate: str = "",
+        flow_run_id: str = "",
     ) -> Promotion:
-        """Record that an alias was moved."""
-        promotion = Promotion(line, model_name, alias, version, previous_version, who, why, datetime.now(UTC))
+        """Record what was decided about a version and an alias."""
+        now = datetime.now(UTC)
+        promotion = Promotion(
+            line, model_name, alias, version, previous_version, who, why, now, outcome, gate, flow_run_id
+        )
         insert = self._database.insert_new(promotion_table).values(**asdict(promotion))
         self._database.write(lambda connection: connection.execute(insert))
         return promotion
 
     def last_promotion(self, line: str) -> Promotion | None:
-        """The line's newest promotion."""
-        return next(iter(reversed(self.promotions(line))), None)
+        """The newest row that says which version is the line's champion."""
+        return next((row for row in reversed(self.promotions(line)) if row.alias == "champion"), None)
 
     def promotions(self, line: str) -> list[Promotion]:
-        """All promotions of the line, oldest first."""
+        """All that was decided about the line's versions, oldest first."""
         table = promotion_table.c
         query = sa.select(*columns(promotion_table, Promotion)).where(table.line == line)
         return [Promotion(**row._asdict()) for row in self._database.rows(query.order_by(table.id))]
@@ -59,6 +66,16 @@ class Decisions:
 
         self._database.write(step)
         return review
+
+    def part_findings(self, line: str, start: date, end: date) -> dict[str, Finding]:
+        """The newest finding on each part of the window that a person looked at."""
+        query = (
+            sa.select(image_table.c.part, review_table.c.finding)
+            .join(review_table, review_table.c.image_id == image_table.c.id)
+            .where(*in_window(line, start, end))
+            .order_by(review_table.c.reviewed_at, review_table.c.id)
+        )
+        return {row.part: row.finding for row in self._database.rows(query)}
 
     def reviews(self, image_ids: Sequence[int]) -> list[Review]:
         """All reviews of these images, oldest first."""

@@ -63,6 +63,11 @@ class Images:
         )
         return self._database.frame(query, {"id": "int64", "size_bytes": "int64", "usable": "bool"})
 
+    def newest_day(self, line: str) -> date | None:
+        """The newest production date of which an image is recorded."""
+        query = sa.select(sa.func.max(image_table.c.production_date).label("day")).where(image_table.c.line == line)
+        return next((row.day for row in self._database.rows(query)), None)
+
     def find(self, part_or_key: str, line: str | None = None) -> list[StoredImage]:
         """All records of a part or of a key, in every version of the object that was seen; oldest first."""
         table = image_table.c

@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from tasks.errors import OperatingError
 from tasks.lines.window import Window
 from tasks.night.accounting import AccountingError, RunCounts
+from tasks.night.drift import NightDrift, in_words
 from tasks.night.listing import Listing
 from tasks.night.score import OpenRun, PinnedModel
 from tasks.process import finish_before_stopping
@@ -30,11 +31,16 @@ class NothingJudgedError(OperatingError):
     """A window on which images are expected, and of which none could be judged."""
 
 
-def check_night(systems: Systems, window: Window, counts: RunCounts) -> None:
-    """See that something was judged, where something is expected.
+class SuspectNightError(OperatingError):
+    """A night that is complete, and so unlike the others that its verdicts wait for somebody who releases them."""
+
+
+def check_night(systems: Systems, window: Window, counts: RunCounts, drift: NightDrift) -> None:
+    """See that something was judged, where something is expected, and that it looks as usual.
 
     Raises:
         NothingJudgedError: says what there was instead, and where to look.
+        SuspectNightError: says what changed, and how to release the verdicts.
     """
     line, where = systems.line, systems.objects.uri(systems.line.prefix_for(window.start))
     if counts.listed == 0 and any(line.works_on(day) for day in window.days):
@@ -46,6 +52,13 @@ def check_night(systems: Systems, window: Window, counts: RunCounts) -> None:
         raise NothingJudgedError(
             f"{line.name}, {window}: all {counts.listed} objects under {where} are unusable; the report names the "
             "reasons"
+        )
+    if drift.is_withheld:
+        said = "; ".join(in_words(record) for record in drift.changed)
+        days = f"--date {window.start}" if window.start == window.end else f"--from {window.start} --to {window.end}"
+        raise SuspectNightError(
+            f"{line.name}, {window}: camera or process changed: {said}. The verdicts are in the report and are not "
+            f"released; look at it, and if they may be used, `inspection confirm {line.name} {days}`"
         )
 
 

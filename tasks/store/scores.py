@@ -143,6 +143,16 @@ class Scores:
         floats = dict.fromkeys(("raw_score", "normalised_score", "p_value"), "float64")
         return self._database.frame(query, {**floats, "model_version": "int64"})
 
+    def raw(self, line: str, start: date, end: date, model_version: int, calibration_id: str) -> "pd.Series[float]":
+        """The raw scores of one detector on the window's images that could be judged, in no particular order."""
+        query = (
+            sa.select(score_table.c.raw_score)
+            .join(image_table, score_table.c.image_id == image_table.c.id)
+            .where(*in_window(line, start, end), *_judged_by(model_version, calibration_id))
+            .where(score_table.c.raw_score.is_not(None))
+        )
+        return self._database.frame(query, {"raw_score": "float64"})["raw_score"]
+
     def of_images(self, image_ids: Sequence[int]) -> list[StoredScore]:
         """All verdicts on these images, of every detector; oldest first."""
         rows = self._database.read(
@@ -170,6 +180,17 @@ class Scores:
         floats = dict.fromkeys(("raw_score", "normalised_score", "p_value"), "float64")
         whole = dict.fromkeys(("flagged_images", "image_id", "model_version"), "int64")
         return self._database.frame(query, floats | whole)
+
+    def flagged_part_names(self, line: str, start: date, end: date) -> set[str]:
+        """The parts of the window of which any detector ever flagged an image."""
+        query = (
+            sa.select(image_table.c.part)
+            .join(score_table, score_table.c.image_id == image_table.c.id)
+            # written out: a database finds its index of flagged images only for this very text
+            .where(*in_window(line, start, end), score_table.c.verdict == sa.literal_column("'flagged'"))
+            .distinct()
+        )
+        return {row.part for row in self._database.rows(query)}
 
     def sample(self, run_id: str, n: int, seed: int) -> list[StoredScore]:
         """Up to `n` random scores that this run wrote, unusable images left out; the same for the same seed."""

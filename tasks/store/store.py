@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from tasks.store.database import PATIENCE_S, Database
 from tasks.store.decisions import Decisions
+from tasks.store.drift import Drift
 from tasks.store.images import Images
 from tasks.store.leases import Leases
 from tasks.store.runs import Runs
@@ -26,6 +27,7 @@ class ReportStore:
         runs: what scoring runs did.
         scores: verdicts.
         decisions: promotions of models, and findings of people.
+        drift: how far nights were from what is usual, and who released suspect ones.
         leases: who works on what.
     """
 
@@ -35,6 +37,7 @@ class ReportStore:
         self.runs = Runs(self.database)
         self.scores = Scores(self.database)
         self.decisions = Decisions(self.database)
+        self.drift = Drift(self.database)
         self.leases = Leases(self.database)
 
     def __enter__(self) -> Self:

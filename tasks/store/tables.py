@@ -11,6 +11,9 @@ import sqlalchemy as sa
 
 RunState = Literal["running", "completed", "failed", "interrupted"]
 Finding = Literal["defect", "good"]
+PromotionOutcome = Literal["promoted", "refused", "waiting", "rolled_back", "found"]
+"""What became of a model that wanted an alias. ``waiting``: it needs a person's approval; ``found``: MLflow had the
+alias on this version although no row said so."""
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -57,6 +60,10 @@ image_table = sa.Table(
     sa.Column("brightness", sa.Double),
     sa.Column("contrast", sa.Double),
     sa.Column("sharpness", sa.Double),
+    sa.Column("red", sa.Double),
+    sa.Column("blue", sa.Double),
+    sa.Column("centre_x", sa.Double),
+    sa.Column("centre_y", sa.Double),
     sa.Column("usable", sa.Boolean, nullable=False),
     sa.Column("reason", sa.String),
     sa.Column("recorded_at", UtcDateTime, nullable=False),
@@ -150,8 +157,41 @@ promotion_table = sa.Table(
     sa.Column("who", sa.String, nullable=False),
     sa.Column("why", sa.String, nullable=False),
     sa.Column("promoted_at", UtcDateTime, nullable=False),
+    sa.Column("outcome", sa.String, nullable=False, server_default="promoted"),
+    sa.Column("gate", sa.String, nullable=False, server_default=""),
+    sa.Column("flow_run_id", sa.String, nullable=False, server_default=""),
+    sa.CheckConstraint(
+        "outcome IN ('promoted', 'refused', 'waiting', 'rolled_back', 'found')", name="ck_promotion_outcome"
+    ),
     # also what makes a repeated insert of the same promotion harmless
     sa.Index("uq_promotion_line_alias_promoted_at", "line", "alias", "promoted_at", unique=True),
+)
+
+drift_table = sa.Table(
+    "drift",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name="fk_drift_run"), nullable=False),
+    sa.Column("figure", sa.String, nullable=False),
+    sa.Column("night_median", sa.Double, nullable=False),
+    sa.Column("usual_median", sa.Double, nullable=False),
+    sa.Column("above_usual", sa.Double, nullable=False),
+    sa.Column("allowed", sa.Double, nullable=False),
+    sa.Column("changed", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("run_id", "figure", name="uq_drift_run_figure"),
+)
+
+release_table = sa.Table(
+    "release",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("line", sa.String, nullable=False),
+    sa.Column("window_start", sa.Date, nullable=False),
+    sa.Column("window_end", sa.Date, nullable=False),
+    sa.Column("who", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+    sa.Column("released_at", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("line", "window_start", "window_end", "released_at", name="uq_release_line_window_released_at"),
 )
 
 review_table = sa.Table(
@@ -200,6 +240,10 @@ class ImageRecord:
     brightness: float | None = None
     contrast: float | None = None
     sharpness: float | None = None
+    red: float | None = None
+    blue: float | None = None
+    centre_x: float | None = None
+    centre_y: float | None = None
 
 
 @dataclass(frozen=True)
@@ -261,7 +305,21 @@ class ScoringRun:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One row of table `promotion`: who moved an alias to which version, and why."""
+    """One row of table `promotion`: what was decided about a version and an alias, by whom and why.
+
+    Attributes:
+        line: its name.
+        model_name: the registered model.
+        alias: that the version has now, or keeps.
+        version: that was decided about.
+        previous_version: that had the alias before.
+        who: a person, or the flow.
+        why: in words.
+        promoted_at: when.
+        outcome: what became of it.
+        gate: the gate's checks as JSON, see `tasks.promotion.gate`; empty where it was not asked.
+        flow_run_id: Prefect's.
+    """
 
     line: str
     model_name: str
@@ -271,6 +329,42 @@ class Promotion:
     who: str
     why: str
     promoted_at: datetime
+    outcome: PromotionOutcome = "promoted"
+    gate: str = ""
+    flow_run_id: str = ""
+
+
+@dataclass(frozen=True)
+class DriftRecord:
+    """One figure of a night beside what is usual on the line.
+
+    Attributes:
+        figure: a quality figure of images, or ``score``.
+        night_median: of the night's usable images.
+        usual_median: of the images that the model learned from; of the calibration images for ``score``.
+        above_usual: chance that an image of the night has a higher figure than a usual one, ties half, [0, 1].
+        allowed: how far that may lie from one half.
+        changed: whether it lies further.
+    """
+
+    figure: str
+    night_median: float
+    usual_median: float
+    above_usual: float
+    allowed: float
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Release:
+    """One row of table `release`: somebody said that the verdicts of a suspect window may be used."""
+
+    line: str
+    window_start: date
+    window_end: date
+    who: str
+    why: str
+    released_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)

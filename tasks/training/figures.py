@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ganomaly import Calibration
@@ -39,6 +40,21 @@ def calibration_figure(calibration: Calibration) -> Figure:
         ylabel="images",
         title=f"{calibration.n_images} normal images, at most {calibration.guaranteed_rate:.2%} flagged",
     )
+    axes.legend()
+    return figure
+
+
+def golden_figure(scores: pd.DataFrame, defective_n: np.ndarray) -> Figure:
+    """Histogram of the normalised scores (N,) of the golden set's good and defective images; 0.5 is the limit."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    normalised = scores["normalised_score"].to_numpy()
+    for label, chosen, colour in (("good", ~defective_n, "#4c78a8"), ("defective", defective_n, "#e45756")):
+        axes.hist(
+            normalised[chosen & ~np.isnan(normalised)], bins=30, range=(0, 1), alpha=0.7, label=label, color=colour
+        )
+    axes.axvline(0.5, color="#333333", label="reject limit")
+    axes.set(xlabel="normalised score", ylabel="images", title="Golden set, which training never saw")
     axes.legend()
     return figure
 

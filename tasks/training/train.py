@@ -4,7 +4,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 
 import cv2
@@ -15,23 +14,26 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from ganomaly import Detector, DetectorConfig, TrainingDataError
+from ganomaly import Detector, DetectorConfig
 from ganomaly.images.preparation import LOOKED_AT, Prepared, fit_recipe
 from ganomaly.judges.judge import PreparedImages
 from ganomaly.networks.training import EpochStats, TrainingConfig
 from ganomaly.parts.roles import CROSS, Plan, plan_roles
 from tasks.bucket.failures import ObjectChangedError, ObjectMissingError
-from tasks.lines.window import Window
+from tasks.golden.judging import judge_golden
+from tasks.night.drift import compare, in_words
 from tasks.night.fetching import FetchedImage, fetch_chunks
-from tasks.night.listing import ListedImage
+from tasks.promotion.alias import PromotionConflictError, move_champion
 from tasks.registry.reaching import ModelRegistryError
 from tasks.registry.training_run import TrainingRun
 from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, model_name
 from tasks.settings import code_version
 from tasks.steps import NETWORK_STEP, ProgressArtifact
+from tasks.store.drift import FIGURES
 from tasks.systems import Systems
-from tasks.training.figures import calibration_figure, loss_figure, reconstruction_figure
-from tasks.training.normal_list import read_normal_list
+from tasks.training.card import MODEL_PAGE, model_card, version_tags
+from tasks.training.choose import NormalImages
+from tasks.training.figures import calibration_figure, golden_figure, loss_figure, reconstruction_figure
 from tasks.training.snapshot import COLUMNS, snapshot_id
 
 
@@ -44,12 +46,16 @@ class Snapshot:
         manifest: columns key, etag, sha256, part, role; by key.
         prepared: all images, in the order of the plan.
         plan: how the images were dealt out, and how many parts they are.
+        chosen: the images that it was made from, and those that were left out.
+        days: number of images by production date.
     """
 
     id: str
     manifest: pd.DataFrame
     prepared: list[Prepared]
     plan: Plan
+    chosen: NormalImages
+    days: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -83,45 +89,12 @@ def with_overrides(config: DetectorConfig, *, epochs: int | None, seed: int | No
     return config.model_copy(update={"training": training})
 
 
-@task(name="choose-normal-images", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
-def choose_normal_images(systems: Systems, window: Window | None) -> tuple[ListedImage, ...]:
-    """The recorded images of the window and, where the line keeps a list, only those known to be normal.
-
-    Whether they are fit to judge is found out anew by the recipe that trains: it may have changed since.
-
-    Raises:
-        TrainingDataError: if there are none; says where they were looked for.
-    """
-    line = systems.line
-    start, end = (window.start, window.end) if window else (date.min, date.max)
-    where = f"line {line.name}, {window or 'all dates'}"
-    recorded = systems.store.images.recorded(line.name, start, end)
-    if recorded.empty:
-        raise TrainingDataError(
-            f"no images to train on: the report store knows no image of {where}; "
-            f"record them first with `inspection ingest {line.name}`"
-        )
-    if line.images.normal_list is not None:
-        normal = read_normal_list(systems)
-        found, recorded = len(recorded), recorded[recorded["key"].isin(normal)]
-        if recorded.empty:
-            raise TrainingDataError(
-                f"no images to train on: of {found} recorded images of {where} none is among the {len(normal)} keys of "
-                f"{systems.objects.uri(line.images.normal_list)}"
-            )
-    # a key that was replaced in the bucket has several rows: only the newest can still be fetched
-    newest = recorded.sort_values(["key", "captured_at"]).drop_duplicates("key", keep="last")
-    return tuple(
-        ListedImage(row.key, row.etag, row.part, row.view, row.production_date, row.captured_at, int(row.size_bytes))
-        for row in newest.itertuples()
-    )
-
-
 @task(name="decide-recipe", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
-def decide_recipe(systems: Systems, config: DetectorConfig, images: Sequence[ListedImage]) -> DetectorConfig:
+def decide_recipe(systems: Systems, config: DetectorConfig, chosen: NormalImages) -> DetectorConfig:
     """The configuration with what its recipe leaves to the line's images decided; some of them are looked at."""
     if not config.recipe.is_open:
         return config
+    images = chosen.images
     some = [images[at] for at in np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int)]
     found = []
     for image in some:
@@ -135,13 +108,13 @@ def decide_recipe(systems: Systems, config: DetectorConfig, images: Sequence[Lis
 
 
 @task(name="take-snapshot", cache_policy=NO_CACHE, persist_result=False)
-def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[ListedImage]) -> Snapshot:
+def take_snapshot(systems: Systems, config: DetectorConfig, chosen: NormalImages) -> Snapshot:
     """Fetch and prepare the images, split the usable ones by part, and fix the result as a snapshot.
 
     Raises:
         TrainingDataError: if they cannot train or calibrate the detector as asked.
     """
-    logger = get_run_logger()
+    logger, images = get_run_logger(), chosen.images
     fetched: list[FetchedImage] = []
     for found, failed in fetch_chunks(systems.objects, images, systems.line.scoring, config.recipe, config.quality):
         fetched += [replace(one, data=b"") for one in found]  # of large images, all at once are too many
@@ -162,12 +135,36 @@ def take_snapshot(systems: Systems, config: DetectorConfig, images: Sequence[Lis
         ],
         columns=list(COLUMNS),
     )
-    return Snapshot(snapshot_id(manifest), manifest, prepared, plan)
+    dealt = [found for found, role in zip(fetched, plan.roles, strict=True) if role]
+    days = dict(Counter(str(found.image.production_date) for found in dealt))
+    return Snapshot(snapshot_id(manifest), manifest, prepared, plan, chosen, days)
+
+
+@task(name="compare-snapshots", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def compare_snapshots(systems: Systems, snapshot: Snapshot) -> tuple[str, ...]:
+    """What is not like the champion's snapshot: the camera or the process changed, or another choice was made."""
+    champion = systems.registry.champion(systems.line.name)
+    if champion is None:
+        return ()
+    new, old = (
+        systems.store.drift.figures(systems.line.name, list(zip(manifest["key"], manifest["etag"], strict=True)))
+        for manifest in (snapshot.manifest, systems.registry.snapshot_manifest(champion))
+    )
+    records = [compare(name, new[name], old[name], old["production_date"]) for name in FIGURES]
+    said = tuple(in_words(record) for record in records if record is not None and record.changed)
+    for words in said:
+        get_run_logger().warning("the new snapshot is not like that of %s: %s", champion.uri, words)
+    return said
 
 
 @task(name="train-detector", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
-def train_detector(systems: Systems, config: DetectorConfig, snapshot: Snapshot, device: str) -> TrainedModel:
-    """Train and calibrate on the snapshot and register the result, all in one MLflow run."""
+def train_detector(
+    systems: Systems, config: DetectorConfig, snapshot: Snapshot, changes: Sequence[str], device: str
+) -> TrainedModel:
+    """Train and calibrate on the snapshot and register the result, all in one MLflow run.
+
+    What is not like the champion's snapshot is told on the version's page.
+    """
     line = systems.line.name
     detector = Detector(config, device=device, snapshot_id=snapshot.id)
     tags = {"line": line, "snapshot_id": snapshot.id, "code_version": code_version()}
@@ -175,7 +172,7 @@ def train_detector(systems: Systems, config: DetectorConfig, snapshot: Snapshot,
         run.log_params(config.model_dump(exclude={"recipe": {"reference": {"pixels"}}}))  # MLflow takes 6,000 letters
         run.log_snapshot(snapshot.manifest, snapshot.id, systems.objects.uri(systems.line.images.prefix))
         history = _train(detector, snapshot, run)
-        return _register(systems, detector, snapshot, history, run)
+        return _register(systems, detector, snapshot, changes, history, run)
 
 
 def _train(detector: Detector, snapshot: Snapshot, run: TrainingRun) -> list[EpochStats]:
@@ -200,7 +197,12 @@ def _train(detector: Detector, snapshot: Snapshot, run: TrainingRun) -> list[Epo
 
 
 def _register(
-    systems: Systems, detector: Detector, snapshot: Snapshot, history: Sequence[EpochStats], run: TrainingRun
+    systems: Systems,
+    detector: Detector,
+    snapshot: Snapshot,
+    changes: Sequence[str],
+    history: Sequence[EpochStats],
+    run: TrainingRun,
 ) -> TrainedModel:
     calibration = detector.calibration
     assert calibration is not None
@@ -213,6 +215,16 @@ def _register(
             **{f"images_{role}": count for role, count in images.items()},
         }
     )
+    golden = judge_golden(systems, {"new": detector})
+    if (found := golden.evaluation("new")) is not None:
+        run.log_metrics(
+            {
+                "golden_auroc": found.auroc,
+                "golden_false_reject_rate": found.false_reject_rate,
+                "golden_escape_rate": found.escape_rate,
+            }
+        )
+        run.log_figure(golden_figure(golden.judged.scores["new"], golden.defective_n), "golden")
     run.log_figure(loss_figure(history), "losses")
     run.log_figure(calibration_figure(calibration), "calibration")
     run.log_figure(_held_out_figure(detector, snapshot), "held_out")
@@ -222,16 +234,22 @@ def _register(
         example = _judged_images(detector, snapshot)[0]
         ok, example_png = cv2.imencode(".png", example[..., ::-1])  # OpenCV writes BGR
         assert ok
-        tags = {
-            "snapshot_id": snapshot.id,
-            "calibration_id": calibration.id,
-            "code_version": code_version(),
-            "false_reject_rate": str(calibration.false_reject_rate),
-            "guaranteed_rate": f"{calibration.guaranteed_rate:.4f}",
-            "input": detector.config.input,
-            "looks": detector.judge.summary or "",
+        tags = version_tags(detector, systems.line.name) | {
+            "images": str(sum(images.values())),
+            "golden_auroc": "none" if found is None else f"{found.auroc:.4f}",
         }
         version = run.log_model(folder, example_png.tobytes(), tags, model_name(systems.line.name))
+    card = model_card(
+        systems.line.name,
+        detector,
+        chosen=snapshot.chosen,
+        roles=images,
+        days=snapshot.days,
+        changes=changes,
+        golden=golden,
+    )
+    systems.registry.describe(version, card, {})
+    systems.registry.describe_model(systems.line.name, MODEL_PAGE.format(line=systems.line.name))
     return TrainedModel(version, snapshot.id, images, calibration.limit, calibration.promise)
 
 
@@ -258,27 +276,24 @@ def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
     Raises:
         ModelRegistryError: the line's champion is gone; the version is registered as challenger.
     """
-    champion = systems.registry.champion(systems.line.name)
-    if champion is not None and champion.version != version.version:
-        systems.registry.set_alias(version, CHALLENGER)
-        return CHALLENGER
-    before = systems.store.decisions.last_promotion(systems.line.name)
+    line = systems.line.name
+    champion, before = systems.registry.champion(line), systems.store.decisions.last_promotion(line)
+    if champion is not None and champion.version == version.version:  # tried again after it was moved
+        return CHAMPION
+    if champion is None and before is None:
+        try:
+            move_champion(systems, version, None, who=who, why="first model of the line")
+        except PromotionConflictError:  # another training was faster
+            pass
+        else:
+            systems.registry.describe(version, systems.registry.description(version), {"status": CHAMPION})
+            return CHAMPION
+    systems.registry.set_alias(version, CHALLENGER)
+    systems.registry.describe(version, systems.registry.description(version), {"status": CHALLENGER})
     if champion is None and before is not None and before.version != version.version:
-        systems.registry.set_alias(version, CHALLENGER)
         raise ModelRegistryError(
             f"{version.name} has no champion, but had version {before.version} since {before.promoted_at:%Y-%m-%d}: "
-            f"somebody deleted it or its alias. Version {version.version} is registered as challenger; in MLflow, give "
-            "the alias champion to the version that is to judge"
+            f"somebody deleted it or its alias. Version {version.version} is registered as challenger; "
+            f"`inspection promote {line} --version N --without-gate REASON` makes version N the champion"
         )
-    if champion is None:
-        systems.registry.set_alias(version, CHAMPION)
-        systems.store.decisions.record_promotion(
-            systems.line.name,
-            model_name=version.name,
-            alias=CHAMPION,
-            version=version.version,
-            previous_version=None,
-            who=who,
-            why="first model of the line",
-        )
-    return CHAMPION
+    return CHALLENGER

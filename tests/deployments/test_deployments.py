@@ -26,10 +26,11 @@ def test_each_line_file_is_valid(line: str) -> None:
     assert load_line(line, DEPLOYMENTS / "lines").name == line
 
 
-def test_each_line_trains_on_gpu_and_runs_nightly_on_cpu(entries: list[dict]) -> None:
+def test_each_line_trains_on_gpu_is_promoted_and_runs_nightly_on_cpu(entries: list[dict]) -> None:
     """Broken if a line lacks a deployment, or a deployment names another line, flow or pool than it should."""
     found = {(entry["name"], entry["entrypoint"], entry["work_pool"]["name"]) for entry in entries}
     expected = {(line, "flows/train_ganomaly.py:train_ganomaly", "gpu") for line in LINES}
+    expected |= {(line, "flows/promote_model.py:promote_model", "cpu") for line in LINES}
     expected |= {(line, "flows/nightly.py:nightly", "cpu") for line in LINES}
     assert found == expected
     assert all(entry["parameters"] == {"line": entry["name"]} for entry in entries)

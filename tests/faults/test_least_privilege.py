@@ -63,11 +63,13 @@ for environment, arguments in json.load(sys.stdin):
     if app(arguments, standalone_mode=False):
         sys.exit(1)
 """
-PREFIXES = ("images", "normal", "reports", "mlflow", "secrets")
+PREFIXES = ("images", "normal", "golden", "reports", "mlflow", "secrets")
 MAY = {
     "ingest": {"list images", "read images"},
     "scoring": {"list images", "read images", "write reports"},
-    "training": {"read images", "read normal"},
+    "training": {"read images", "read normal", "list golden", "read golden"},
+    "promotion": {"read images", "list golden", "read golden"},
+    "golden-write": {"read images", "list golden", "read golden", "write golden"},
     "report-reader": {"list reports", "read reports"},
     "models-read": {"list mlflow", "read mlflow"},
     "models-write": {"list mlflow", "read mlflow", "write mlflow"},
@@ -204,11 +206,12 @@ def plant(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.fault(
     area="Security",
     fault="workers have nothing but the policies of infra/iam",
-    outcome="ingest, training and a night run through, each with its own",
+    outcome="ingest, training, a promotion and a night run through, each with its own",
 )
 def test_each_step_runs_with_its_own_policy(cloud: Cloud, plant: Path) -> None:
     """Broken if a step needs a right that its policy does not give, such as listing the whole bucket."""
-    ingest, training, scoring = (cloud.user(cloud.policy(name)) for name in ("ingest", "training", "scoring"))
+    names = ("ingest", "training", "promotion", "scoring")
+    ingest, training, promotion, scoring = (cloud.user(cloud.policy(name)) for name in names)
     # the other line's models lie in the bucket, with no MLflow server between: that takes two more policies
     writing = cloud.user(cloud.policy("training"), cloud.policy("models-write"))
     reading = cloud.user(cloud.policy("scoring"), cloud.policy("models-read"))
@@ -223,6 +226,20 @@ def test_each_step_runs_with_its_own_policy(cloud: Cloud, plant: Path) -> None:
         (writing | in_bucket, ["train", OTHER_LINE, *cpu]),
     )
     assert "72 recorded" in recorded
+    golden = [("good", 3000 + number) for number in range(8)] + [("blot", 4000 + number) for number in range(4)]
+    for kind, seed in golden:
+        body = plate(seed, defect=kind == "blot")
+        cloud.s3.put_object(Bucket=cloud.bucket, Key=f"golden/{LINE}/{kind}/{seed}.png", Body=body)
+    labels = "\n".join(["image,kind", *(f"{kind}/{seed}.png,{kind}" for kind, seed in golden)])
+    cloud.s3.put_object(Bucket=cloud.bucket, Key=f"golden/{LINE}/labels.csv", Body=labels.encode())
+    retrained, promoted = inspection(
+        cloud,
+        plant,
+        (training, ["train", LINE, "--seed", "1", *cpu]),
+        (promotion, ["promote", LINE, "--approve", "--who", "ada", *cpu]),
+    )
+    assert f"models:/ganomaly-{LINE}/2" in retrained
+    assert "golden set: " in promoted
     assert f"models:/ganomaly-{OTHER_LINE}/1" in trained
     models = cloud.s3.list_objects_v2(Bucket=cloud.bucket, Prefix="mlflow/")["Contents"]
     assert any(found["Key"].endswith("weights.safetensors") for found in models)

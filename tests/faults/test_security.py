@@ -423,6 +423,9 @@ def test_the_search_sees_what_is_there(night: Night) -> None:
         assert any(form in hidden for form in forms(secret)), hidden
 
 
+ADDED_TO = ("image", "score", "failure", "drift", "release", "review", "promotion")
+
+
 @pytest.mark.fault(
     area="Security",
     fault="somebody has a worker's database password",
@@ -431,8 +434,8 @@ def test_the_search_sees_what_is_there(night: Night) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        *(f"DELETE FROM {table}" for table in ("image", "score", "failure", "review", "promotion", "scoring_run")),
-        *(f"UPDATE {table} SET id = id" for table in ("image", "score", "failure", "review", "promotion")),
+        *(f"DELETE FROM {table}" for table in (*ADDED_TO, "scoring_run")),
+        *(f"UPDATE {table} SET id = id" for table in ADDED_TO),
         "DROP TABLE score",
         "TRUNCATE score",
         "CREATE TABLE mine (id integer)",

@@ -22,6 +22,7 @@ from tasks.store.database import ReportStoreError, SchemaError
 from tasks.store.runs import new_run_id
 from tasks.store.store import ReportStore
 from tasks.store.tables import (
+    DriftRecord,
     FailureRecord,
     ImageRecord,
     JudgedImage,
@@ -628,6 +629,32 @@ def test_a_run_s_sample_is_the_same_for_the_same_seed(store: ReportStore) -> Non
     assert store.scores.sample("nothing", 5, seed=1) == []
 
 
+def test_the_history_of_a_figure_has_one_run_for_each_night(store: ReportStore) -> None:
+    """A chart would show a night twice, a week as a night, or the nights in another order."""
+
+    def night(day: date, value: float, last: date | None = None) -> None:
+        run = store.runs.start(
+            new_run_id(),
+            *("cells", day, last or day),
+            model_name="m",
+            model_version=1,
+            calibration_id="c",
+            snapshot_id="s",
+            code_version="v",
+            flow_run_id="",
+        )
+        store.drift.record(run.id, [DriftRecord("brightness", 0.5, 0.5, value, 0.35, False)])
+
+    days = [DAY + timedelta(days=n) for n in range(3)]
+    for day, value in zip(days, (0.4, 0.5, 0.6), strict=True):
+        night(day, value)
+    night(days[0], 0.45)
+    night(days[0], 0.9, last=days[2])
+    assert store.drift.history("cells", 30)["above_usual"].tolist() == [0.45, 0.5, 0.6]
+    assert store.drift.history("cells", 2)["day"].tolist() == days[1:]
+    assert store.drift.history("caps", 30).empty
+
+
 def test_promotions_are_listed_oldest_first(store: ReportStore) -> None:
     """An audit would not show which model was in charge when."""
     moved = {"model_name": "ganomaly-cells", "alias": "champion", "who": "ada", "why": "better"}
@@ -680,12 +707,17 @@ def test_a_lost_answer_changes_nothing(store: ReportStore, lose_the_next_answer:
     moved = {"model_name": "m", "alias": "champion", "version": 1, "previous_version": None, "who": "a", "why": "b"}
     promotion = lost(store.decisions.record_promotion, "cells", **moved)
     assert store.decisions.promotions("cells") == [promotion]
+    figures = [DriftRecord("brightness", 0.4, 0.8, 0.01, 0.35, True)]
+    lost(store.drift.record, run.id, figures)
+    assert store.drift.of_run(run.id) == figures
+    release = lost(store.drift.release, "cells", DAY, DAY, "ada", "a new lamp")
+    assert store.drift.last_release("cells", DAY, DAY) == release
     store.leases.drop(f"work of {run.id}", run.id)
     assert [ended.id for ended in lost(store.runs.end_dead, "cells")] == [run.id]
     assert lost(store.runs.finish, run.id, RunCounts(), "completed").state == "completed"
     with store.database.engine.begin() as connection:
         counted = {name: connection.scalar(sa.select(sa.func.count()).select_from(table)) for name, table in TABLES}
-    ones = dict.fromkeys(("scoring_run", "failure", "promotion", "review", "lease"), 1)
+    ones = dict.fromkeys(("scoring_run", "failure", "drift", "release", "promotion", "review", "lease"), 1)
     assert counted == {**ones, "image": 3, "score": 3}
 
 

@@ -1,0 +1,1 @@
+"""From challenger to champion: compare, decide, move the alias, tell."""

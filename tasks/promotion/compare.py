@@ -1,0 +1,121 @@
+"""Let challenger and champion judge the same golden images and the same recent ones, and ask the gate."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from tasks.bucket.failures import ObjectStoreError
+from tasks.golden.golden_set import refuse_trained_on
+from tasks.golden.judging import GoldenJudgements, Judgements, judge_golden, judge_with
+from tasks.night.listing import ListedImage
+from tasks.night.score import PinnedModel
+from tasks.promotion.gate import CHALLENGER, CHAMPION, Gate, decide
+from tasks.registry.versions import ModelVersion
+from tasks.steps import NETWORK_STEP
+from tasks.systems import Systems
+from tasks.training.choose import as_listed, newest_of_each_key, not_normal
+
+RELOADED_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What challenger and champion say about the same images, and what the gate says about that."""
+
+    gate: Gate
+    golden: GoldenJudgements
+    recent: Judgements
+
+
+@task(name="compare-models", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def compare_models(
+    systems: Systems, challenger: PinnedModel, champion: PinnedModel, may_miss: Sequence[str]
+) -> Comparison:
+    """Judge the golden set and recent normal images with both models and ask the gate.
+
+    Recent images are at most `models.recent_images` of the newest `models.recent_days` production dates, drawn evenly:
+    of parts that no model flagged and no person found defective.
+
+    Raises:
+        GoldenSetError: if the golden set cannot be read, or one of the models learned from it.
+    """
+    logger = get_run_logger()
+    detectors = {CHALLENGER: challenger.detector, CHAMPION: champion.detector}
+    golden = judge_golden(systems, detectors)
+    for version in (challenger.version, champion.version):
+        refuse_trained_on(systems, golden.images, version)
+    logger.info("golden set: %d images, %d of them defective", len(golden.images), golden.defective_n.sum())
+    images, unseen = recent_images(systems, (challenger.version, champion.version))
+    recent = judge_with(detectors, _fetched(systems, images))
+    logger.info("%d recent images judged by both models", len(recent.scores[CHALLENGER]))
+    calibration = challenger.detector.calibration
+    assert calibration is not None
+    gate = decide(
+        golden,
+        recent,
+        unseen,
+        calibration,
+        reload_difference=_reload_difference(systems, challenger, images, recent, golden),
+        max_ms_per_image=systems.line.models.max_ms_per_image,
+        may_miss=may_miss,
+    )
+    for check in gate.checks:
+        logger.info("%s: %s: %s %s", check.name, check.outcome, check.figure, ", ".join(check.images))
+    return Comparison(gate, golden, recent)
+
+
+def recent_images(systems: Systems, versions: Sequence[ModelVersion]) -> tuple[tuple[ListedImage, ...], frozenset[str]]:
+    """Images of recent production dates that count as normal, and the keys of those that no version learned from."""
+    line = systems.line
+    newest = systems.store.images.newest_day(line.name)
+    if newest is None:
+        return (), frozenset()
+    start = newest - timedelta(days=line.models.recent_days - 1)
+    recorded = systems.store.images.recorded(line.name, start, newest)
+    recorded = newest_of_each_key(recorded[not_normal(systems, recorded, start, newest) == ""])
+    if len(recorded) > line.models.recent_images:
+        recorded = recorded.iloc[np.linspace(0, len(recorded) - 1, line.models.recent_images).astype(int)]
+    learned = [systems.registry.snapshot_manifest(version)["sha256"] for version in versions]
+    unseen = recorded[~recorded["sha256"].isin({sha256 for one in learned for sha256 in one})]
+    return as_listed(recorded), frozenset(unseen["key"])
+
+
+def _fetched(systems: Systems, images: Sequence[ListedImage]) -> Iterator[tuple[str, bytes]]:
+    for image in images:
+        try:
+            yield image.key, systems.objects.get_listed(image.key, image.etag)
+        except ObjectStoreError as error:  # gone or replaced since: it shows nothing
+            get_run_logger().warning("%s: not compared: %s", image.key, error)
+
+
+def _reload_difference(
+    systems: Systems,
+    challenger: PinnedModel,
+    images: Sequence[ListedImage],
+    recent: Judgements,
+    golden: GoldenJudgements,
+) -> float | None:
+    """Largest relative difference of a few of the challenger's scores after it was fetched from MLflow once more."""
+    with tempfile.TemporaryDirectory() as scratch:
+        device = str(challenger.detector.device)
+        again = systems.registry.load_detector(challenger.version, Path(scratch), device)
+        if len(recent.scores[CHALLENGER]):
+            before = recent.scores[CHALLENGER]
+            judged = judge_with({CHALLENGER: again}, _fetched(systems, images[:RELOADED_IMAGES])).scores[CHALLENGER]
+        else:
+            before = golden.judged.scores[CHALLENGER]
+            judged = judge_golden(systems, {CHALLENGER: again}).judged.scores[CHALLENGER]
+    both = before.merge(judged, on="key", suffixes=("", "_again"))
+    if both.empty:
+        return None
+    if (both["verdict"] != both["verdict_again"]).any():
+        return float("inf")
+    difference = (both["raw_score_again"] - both["raw_score"]).abs() / both["raw_score"].abs().clip(lower=1e-12)
+    return float(difference.fillna(0.0).max())

@@ -1,0 +1,222 @@
+"""Decide about a challenger, act on it, and tell: report store, MLflow, Prefect."""
+
+from dataclasses import dataclass
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from tasks.errors import OperatingError
+from tasks.night.score import PinnedModel
+from tasks.promotion.alias import move_champion, record_what_is_found
+from tasks.promotion.approval import ask_for_approval, can_be_asked
+from tasks.promotion.compare import Comparison
+from tasks.promotion.figures import disagreement_figure, score_figure
+from tasks.promotion.gate import Gate
+from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, model_name
+from tasks.steps import NETWORK_STEP, show_markdown
+from tasks.store.tables import Promotion, PromotionOutcome
+from tasks.systems import Systems
+from tasks.training.card import with_history
+
+STATUS: dict[PromotionOutcome, str] = {
+    "promoted": CHAMPION,
+    "rolled_back": CHAMPION,
+    "found": CHAMPION,
+    "refused": "refused",
+    "waiting": "waiting",
+}
+"""Tag ``status`` of a version in MLflow, by what was decided about it."""
+
+
+class PromotionError(OperatingError):
+    """A promotion that cannot be asked for as it is."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The version that wants to become champion, and the one that is."""
+
+    wanted: ModelVersion
+    champion: ModelVersion | None
+
+
+@task(name="find-candidates", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def find_candidates(systems: Systems, version: int | None) -> Candidates:
+    """The version asked for, or the challenger; and the champion, which is written down if no row explains it.
+
+    Raises:
+        PromotionError: if there is nothing to promote; says why and what to do.
+    """
+    line, registry = systems.line.name, systems.registry
+    record_what_is_found(systems)
+    champion = registry.champion(line)
+    wanted = registry.challenger(line) if version is None else registry.version(line, version)
+    if wanted is None:
+        way_out = f"train one with `inspection train {line}`" if version is None else "MLflow's page of it lists them"
+        what = "challenger" if version is None else f"version {version}"
+        raise PromotionError(f"{model_name(line)} has no {what} in MLflow at {registry.address}; {way_out}")
+    if champion is not None and champion.version == wanted.version:
+        raise PromotionError(f"{wanted.uri} is the champion already")
+    return Candidates(wanted, champion)
+
+
+@task(name="find-former-champion", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def former_champion(systems: Systems) -> int:
+    """The version that was champion before the one that is.
+
+    Raises:
+        PromotionError: if the records name none.
+    """
+    line, now = systems.line.name, systems.registry.champion(systems.line.name)
+    for row in reversed(systems.store.decisions.promotions(line)):
+        if row.alias == CHAMPION and (now is None or row.version != now.version):
+            return row.version
+    raise PromotionError(
+        f"{model_name(line)} never had another champion; give the version that is to judge: --version N"
+    )
+
+
+def check_champion(candidates: Candidates) -> ModelVersion:
+    """The champion to compare with.
+
+    Raises:
+        PromotionError: if there is none: then the gate has nothing to ask.
+    """
+    if candidates.champion is None:
+        raise PromotionError(
+            f"{candidates.wanted.name} has no champion to compare with; to make version {candidates.wanted.version} "
+            "the champion without the gate, give the reason: --without-gate REASON"
+        )
+    return candidates.champion
+
+
+def settle(
+    systems: Systems, candidates: Candidates, gate: Gate, *, approved_by: str | None, who: str, flow_run_id: str
+) -> Promotion:
+    """Act on what the gate found: refuse, promote, or let a person decide.
+
+    Raises:
+        PromotionConflictError: if the champion changed meanwhile.
+    """
+    logger, wanted = get_run_logger(), candidates.wanted
+    if gate.outcome == "failed":
+        return _keep(systems, candidates, gate, "refused", who, gate.summary, flow_run_id)
+    if gate.outcome == "passed" and not systems.line.models.require_approval:
+        return _move(systems, candidates, gate, who, gate.summary, flow_run_id)
+    why_asked = gate.summary if gate.outcome == "not shown" else "models.require_approval is set"
+    if approved_by is None and not can_be_asked():
+        why = f"{why_asked}; nobody has approved it"
+        return _keep(systems, candidates, gate, "waiting", who, why, flow_run_id)
+    if approved_by is None:
+        _keep(systems, candidates, gate, "waiting", who, why_asked, flow_run_id)
+        logger.warning("%s waits for a person's approval in Prefect's UI: %s", wanted.uri, why_asked)
+        answer = ask_for_approval(wanted.uri, gate)
+        if answer is None or not answer.approve:
+            said = "nobody answered" if answer is None else f"{answer.approver} said no: {answer.comment}"
+            return _keep(
+                systems, candidates, gate, "refused", who if answer is None else answer.approver, said, flow_run_id
+            )
+        approved_by, why_asked = answer.approver, f"{why_asked}; {answer.comment}".rstrip("; ")
+    return _move(systems, candidates, gate, approved_by, f"approved by {approved_by}; {why_asked}", flow_run_id)
+
+
+def move_without_gate(
+    systems: Systems, candidates: Candidates, reason: str, *, who: str, flow_run_id: str
+) -> Promotion:
+    """Make a version champion because a person says so.
+
+    Raises:
+        PromotionError: if nobody or no reason is named.
+        PromotionConflictError: if the champion changed meanwhile.
+    """
+    if not reason.strip() or not who.strip():
+        raise PromotionError("a promotion without the gate needs a reason and the name of who wants it (--who)")
+    return move_champion(
+        systems,
+        candidates.wanted,
+        candidates.champion,
+        who=who,
+        why=reason.strip(),
+        outcome="rolled_back",
+        flow_run_id=flow_run_id,
+    )
+
+
+@task(name="tell-mlflow", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def tell_mlflow(
+    systems: Systems,
+    candidates: Candidates,
+    row: Promotion,
+    comparison: Comparison | None = None,
+    models: tuple[PinnedModel, PinnedModel] | None = None,
+) -> None:
+    """Let the versions' pages say what was decided, and put the gate's figures beside the challenger's training."""
+    registry, rows = systems.registry, systems.store.decisions.promotions(systems.line.name)
+    tags = {"status": STATUS[row.outcome], "decided": f"{row.promoted_at:%Y-%m-%d} {row.who}: {row.why}"[:4000]}
+    if comparison is not None:
+        tags["gate"] = comparison.gate.outcome
+    versions = [(candidates.wanted, tags)]
+    if row.alias == CHAMPION and candidates.champion is not None:
+        versions.append((candidates.champion, {"status": "former champion"}))
+    for version, new_tags in versions:
+        history = [one for one in rows if one.version == version.version]
+        registry.describe(version, with_history(registry.description(version), history), new_tags)
+    if comparison is None or models is None:
+        return
+    folder = f"promotion/{row.promoted_at:%Y%m%dT%H%M%SZ}"
+    texts = {
+        f"{folder}/gate.json": comparison.gate.as_json(),
+        f"{folder}/gate.md": as_markdown(candidates, row, comparison.gate),
+    }
+    detectors = {CHALLENGER: models[0].detector, CHAMPION: models[1].detector}
+    figures = {f"{folder}/scores.png": score_figure(comparison)}
+    if (disagreements := disagreement_figure(systems, comparison, detectors)) is not None:
+        figures[f"{folder}/disagreements.png"] = disagreements
+    registry.log_to(candidates.wanted, texts, figures)
+
+
+def show(systems: Systems, candidates: Candidates, row: Promotion, gate: Gate | None) -> None:
+    """Log the outcome and show it in the Prefect UI."""
+    get_run_logger().info("%s: %s: %s", candidates.wanted.uri, row.outcome, row.why)
+    show_markdown(
+        as_markdown(candidates, row, gate), key=f"promotion-{systems.line.name}", description=candidates.wanted.uri
+    )
+
+
+def as_markdown(candidates: Candidates, row: Promotion, gate: Gate | None) -> str:
+    """A decision on one screen."""
+    champion = candidates.champion.uri if candidates.champion else "no champion"
+    head = f"# {candidates.wanted.uri} against {champion}: {row.outcome}"
+    text = f"{head}\n\n{row.who}, {row.promoted_at:%Y-%m-%d %H:%M} UTC: {row.why}"
+    return text if gate is None else f"{text}\n\n{gate.as_markdown()}"
+
+
+def _move(systems: Systems, candidates: Candidates, gate: Gate, who: str, why: str, flow_run_id: str) -> Promotion:
+    return move_champion(
+        systems, candidates.wanted, candidates.champion, who=who, why=why, gate=gate.as_json(), flow_run_id=flow_run_id
+    )
+
+
+def _keep(
+    systems: Systems,
+    candidates: Candidates,
+    gate: Gate,
+    outcome: PromotionOutcome,
+    who: str,
+    why: str,
+    flow_run_id: str,
+) -> Promotion:
+    """Record that the challenger stays one."""
+    return systems.store.decisions.record_promotion(
+        systems.line.name,
+        model_name=candidates.wanted.name,
+        alias=CHALLENGER,
+        version=candidates.wanted.version,
+        previous_version=candidates.champion.version if candidates.champion else None,
+        who=who,
+        why=why,
+        outcome=outcome,
+        gate=gate.as_json(),
+        flow_run_id=flow_run_id,
+    )
