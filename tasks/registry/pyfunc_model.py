@@ -2,19 +2,23 @@
 
 It holds no weights and nothing pickled: those lie beside it as the detector's own folder. Input is a table with one
 column ``image``: encoded bytes (PNG, JPEG, ...), the same in base64 (also URL-safe, with line breaks, as a data URL),
-or pixels (H, W) or (H, W, 3) RGB as a numpy array or nested list of uint8. One row comes back for each image.
+or pixels (H, W) or (H, W, 3) RGB as a numpy array or nested list of uint8. One row comes back for each image. With the
+parameter ``heat_maps`` set, each row of a usable image also holds the image with its heat map, as a PNG in base64.
 """
 
 import base64
 import binascii
 from collections.abc import Sequence
 
+import cv2
 import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from ganomaly import Detector
+from ganomaly.images.preparation import read_image
+from ganomaly.scoring.heatmap import draw_overlay
 
 URL_SAFE = str.maketrans("-_", "+/")
 
@@ -30,19 +34,32 @@ class DetectorModel(PythonModel):
         self,
         context: PythonModelContext,  # noqa: ARG002
         model_input: pd.DataFrame,
-        params: dict[str, object] | None = None,  # noqa: ARG002
+        params: dict[str, object] | None = None,
     ) -> pd.DataFrame:
         """Judge each row's image: raw score, normalised score, p-value, verdict and, when unusable, the reason."""
-        scores = self.detector.score(images_of(list(model_input["image"])))
-        return pd.DataFrame(
-            {
-                "raw_score": [s.raw for s in scores],
-                "normalised_score": [s.normalised for s in scores],
-                "p_value": [s.p_value for s in scores],
-                "verdict": [s.verdict for s in scores],
-                "reason": [s.reason for s in scores],
-            }
-        ).astype({"raw_score": "float64", "normalised_score": "float64", "p_value": "float64"})
+        images = images_of(list(model_input["image"]))
+        scores = self.detector.score(images)
+        columns = {
+            "raw_score": [s.raw for s in scores],
+            "normalised_score": [s.normalised for s in scores],
+            "p_value": [s.p_value for s in scores],
+            "verdict": [s.verdict for s in scores],
+            "reason": [s.reason for s in scores],
+        }
+        if params and params.get("heat_maps"):
+            columns["heat_map"] = [
+                None if score.verdict == "unusable" else self._overlay(image)
+                for image, score in zip(images, scores, strict=True)
+            ]
+        return pd.DataFrame(columns).astype(dict.fromkeys(("raw_score", "normalised_score", "p_value"), "float64"))
+
+    def _overlay(self, image: bytes | np.ndarray) -> str:
+        """A usable image with its heat map laid over it, as a PNG in base64."""
+        recipe = self.detector.config.recipe
+        prepared, picture = self.detector.prepare(image), read_image(image, recipe)
+        (heat_hw,) = self.detector.heat_maps(self.detector.stack([prepared], np.ones(1, dtype=bool)))  # noqa: PD013
+        overlay = draw_overlay(picture, recipe.to_image_pixels(heat_hw, picture))
+        return base64.b64encode(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes()).decode("ascii")
 
 
 def images_of(cells: Sequence[object]) -> list[bytes | np.ndarray]:

@@ -15,7 +15,7 @@ import mlflow
 import pandas as pd
 from mlflow.data.pandas_dataset import from_pandas
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType
 
 import ganomaly
@@ -38,8 +38,10 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.double, "p_value", required=False),
             ColSpec(DataType.string, "verdict"),
             ColSpec(DataType.string, "reason", required=False),
+            ColSpec(DataType.string, "heat_map", required=False),
         ]
     ),
+    params=ParamSchema([ParamSpec("heat_maps", DataType.boolean, False)]),
 )
 SERVING_PACKAGES = (
     "imagecodecs",

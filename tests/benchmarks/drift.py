@@ -144,7 +144,7 @@ def figures(images: Sequence[Image], detector: Detector, *, scored: bool = False
 def changed_figures(tonight: pd.DataFrame, usual: pd.DataFrame, days: pd.Series, detector: Detector) -> str:
     """The names of the figures that a night would call changed; a dash for none."""
     if len(tonight) < MIN_IMAGES:
-        return "unusable"
+        return "too few usable"
     records = [compare(name, tonight[name], usual[name], days[: len(usual)]) for name in FIGURES]
     records.append(compare(SCORE, tonight[SCORE], pd.Series(detector.calibration.scores_n), None))
     return ", ".join(record.figure for record in records if record is not None and record.changed) or "none"
@@ -161,7 +161,7 @@ def false_alarms(
         records = [compare(name, usual[name].iloc[first], usual[name].iloc[second], None) for name in FIGURES]
         halves += any(record is not None and record.changed for record in records)
         drawn = unseen.iloc[rng.permutation(len(unseen))[:night]]
-        others += changed_figures(drawn, usual, days, detector) not in ("none", "unusable")
+        others += changed_figures(drawn, usual, days, detector) not in ("none", "too few usable")
     return f"{halves} of {draws}", f"{others} of {draws}" if len(unseen) >= MIN_IMAGES else f"only {len(unseen)}"
 
 
