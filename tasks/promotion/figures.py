@@ -43,9 +43,9 @@ def score_figure(comparison: Comparison) -> Figure:
         ylim=(0, 1),
         xlabel="champion: normalised score",
         ylabel="challenger: normalised score",
-        title="The same images by both models; beyond 0.5 an image is flagged",
     )
-    axes.legend(loc="lower right")
+    axes.set_title("The same images by both models; beyond 0.5 an image is flagged", fontsize=10)
+    figure.legend(loc="outside lower center", ncol=3, fontsize=9)
     return figure
 
 

@@ -13,7 +13,7 @@ from tasks.night.overlays import encode_jpeg
 from tasks.night.score import PinnedModel
 from tasks.registry.versions import CHALLENGER, ModelVersion, model_name
 from tasks.systems import Systems
-from tasks.training.card import version_tags
+from tasks.training.card import CARD, version_tags
 
 
 @task(name="recalibrate", cache_policy=NO_CACHE, persist_result=False)
@@ -41,10 +41,11 @@ def recalibrate(systems: Systems, model: PinnedModel, false_reject_rate: float) 
             detector.save(folder)
             version = run.log_model(folder, _example(systems, manifest), tags, model_name(line))
     said = (
-        f"# Detector of line {line}\n## What it promises\n{calibration.promise}\n## What it is\n"
+        f"Nothing was decided about it yet.\n\n{CARD} {line}\n## What it promises\n{calibration.promise}\n"
+        "## What it is\n"
         f"Version {model.version.version} with another limit: it promised {before:.2%}. Every score is the same."
     )
-    registry.describe(version, said, {"status": CHALLENGER})
+    registry.describe(version, said, {})
     registry.set_alias(version, CHALLENGER)
     return version
 

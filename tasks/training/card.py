@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 from ganomaly import Detector
 from tasks.golden.judging import GoldenJudgements
+from tasks.registry.versions import CHALLENGER
 from tasks.settings import code_version
 from tasks.store.tables import Promotion
 from tasks.training.choose import NormalImages
 
+CARD = "# Detector of line"
+"""Beginning of the part that is written once; above it stands what became of the version."""
 HISTORY = "## What was decided about it"
-"""Heading of the part that grows; all above it is written once."""
+"""Heading of the part that grows."""
 OUTCOMES = {
     "promoted": "became champion",
     "rolled_back": "became champion again, without the gate",
@@ -60,7 +63,9 @@ def model_card(
             f"flags can be up to {chosen.flagged_share:.1%} higher than promised"
         )
     lines = [
-        f"# Detector of line {line}",
+        "Nothing was decided about it yet.",
+        "",
+        f"{CARD} {line}",
         "## What it promises",
         calibration.promise,
         "## What it is",
@@ -87,6 +92,7 @@ def version_tags(detector: Detector, line: str) -> dict[str, str]:
     calibration = detector.calibration
     assert calibration is not None
     return {
+        "status": CHALLENGER,
         "line": line,
         "snapshot_id": detector.snapshot_id or "",
         "calibration_id": calibration.id,
@@ -114,10 +120,13 @@ def _golden_words(golden: GoldenJudgements | None) -> str:
 
 
 def with_history(description: str, rows: Sequence[Promotion]) -> str:
-    """A version's description with all that was decided about it, the newest first."""
-    card = description.partition(HISTORY)[0].rstrip()
+    """A version's description with all that was decided about it, the newest first; lists show its beginning."""
+    before, heading, card = description.partition(HISTORY)[0].rstrip().partition(CARD)
+    card = heading + card if heading else before
+    newest = rows[-1]
+    first = f"Version {newest.version} {OUTCOMES[newest.outcome]} on {newest.promoted_at:%Y-%m-%d} ({newest.who})."
     said = [
         f"- {row.promoted_at:%Y-%m-%d %H:%M} UTC: {OUTCOMES[row.outcome]} ({row.who}): {row.why}"
         for row in reversed(rows)
     ]
-    return "\n".join([card, "", HISTORY, "", *said])
+    return "\n".join([first, "", card, "", HISTORY, "", *said])

@@ -31,7 +31,7 @@ from tasks.settings import code_version
 from tasks.steps import NETWORK_STEP, ProgressArtifact
 from tasks.store.drift import FIGURES
 from tasks.systems import Systems
-from tasks.training.card import MODEL_PAGE, model_card, version_tags
+from tasks.training.card import MODEL_PAGE, model_card, version_tags, with_history
 from tasks.training.choose import NormalImages
 from tasks.training.figures import calibration_figure, golden_figure, loss_figure, reconstruction_figure
 from tasks.training.snapshot import COLUMNS, snapshot_id
@@ -286,10 +286,11 @@ def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
         except PromotionConflictError:  # another training was faster
             pass
         else:
-            systems.registry.describe(version, systems.registry.description(version), {"status": CHAMPION})
+            history = systems.store.decisions.promotions(line)
+            description = with_history(systems.registry.description(version), history)
+            systems.registry.describe(version, description, {"status": CHAMPION})
             return CHAMPION
     systems.registry.set_alias(version, CHALLENGER)
-    systems.registry.describe(version, systems.registry.description(version), {"status": CHALLENGER})
     if champion is None and before is not None and before.version != version.version:
         raise ModelRegistryError(
             f"{version.name} has no champion, but had version {before.version} since {before.promoted_at:%Y-%m-%d}: "
