@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from prefect import flow, runtime
 
 from tasks.night.score import pin_model
+from tasks.promotion.approval import can_be_asked
 from tasks.promotion.compare import compare_models
 from tasks.promotion.promote import (
+    NOBODY,
+    ask_a_person,
     check_champion,
     find_candidates,
-    former_champion,
     move_without_gate,
     settle,
     show,
     tell_mlflow,
 )
-from tasks.steps import quote
 from tasks.store.tables import Promotion
 from tasks.systems import open_systems
 
@@ -40,7 +41,7 @@ def promote_model(
     may_miss: tuple[str, ...] = (),
     approved_by: str | None = None,
     without_gate: str | None = None,
-    who: str = "flow promote-model",
+    who: str = NOBODY,
     device: str = "auto",
 ) -> PromotionResult:
     """Let challenger and champion judge the same images, and make the challenger champion if the gate lets it pass.
@@ -53,23 +54,25 @@ def promote_model(
         version: instead of `@challenger`.
         may_miss: golden images that the challenger may miss although the champion finds them.
         approved_by: the person who approves what the gate could not show; nobody is asked then.
-        without_gate: the reason for which the version becomes champion without any comparison: the way back. Without
-            a version, it is the champion before this one.
-        who: wants it; a person where there is no gate.
+        without_gate: the reason for which the version becomes champion without any comparison: the way back.
+        who: wants it; a person's name where there is no gate.
         device: `auto`, `cpu` or `cuda`.
     """
     systems, flow_run_id = open_systems(line), runtime.flow_run.id or ""
+    candidates = find_candidates(systems, version)
     if without_gate is not None:
-        candidates = find_candidates(systems, version or former_champion(systems))
         decision = move_without_gate(systems, candidates, without_gate, who=who, flow_run_id=flow_run_id)
         tell_mlflow(systems, candidates, decision)
         show(systems, candidates, decision, None)
         return PromotionResult(decision, "")
-    candidates = find_candidates(systems, version)
     champion = pin_model(systems, check_champion(candidates).version, device)
     challenger = pin_model(systems, candidates.wanted.version, device)
     comparison = compare_models(systems, challenger, champion, may_miss)
-    decision = settle(systems, candidates, comparison.gate, approved_by=approved_by, who=who, flow_run_id=flow_run_id)
-    tell_mlflow(systems, candidates, decision, quote(comparison), (challenger, champion))
-    show(systems, candidates, decision, comparison.gate)
-    return PromotionResult(decision, comparison.gate.as_markdown())
+    gate = comparison.gate
+    decision = settle(systems, candidates, gate, approved_by=approved_by, who=who, flow_run_id=flow_run_id)
+    tell_mlflow(systems, candidates, decision, comparison, (challenger, champion))
+    if decision.outcome == "waiting" and can_be_asked():
+        decision = ask_a_person(systems, candidates, gate, decision, flow_run_id=flow_run_id)
+        tell_mlflow(systems, candidates, decision)
+    show(systems, candidates, decision, gate)
+    return PromotionResult(decision, gate.as_markdown())

@@ -73,7 +73,7 @@ def score_batch(
         published = None if plan.todo else find_published(systems, window, model)
         if published is not None:
             logger.info("%s, %s: nothing new, the report is %s", line, window, published.report_key)
-            check_night(systems, window, before, recall_drift(systems, published.id, window))
+            check_night(systems, window, before, recall_drift(systems, published.id, window, published.model_version))
             return NightResult(published.id, before, published.report_key or "", model.version.version, unseen.total)
         with scoring_run(systems, run_id, window, listing, model, before, runtime.flow_run.id or "") as run:
             for number, shard in enumerate(in_shards(plan.todo, systems.line.scoring.shard_size), start=1):

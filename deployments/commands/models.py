@@ -58,8 +58,11 @@ def rollback(
     """Make the former champion, or another version, the champion again: at once, without the gate."""
     with plain_errors():
         from flows.promote_model import promote_model
+        from tasks.promotion.promote import former_champion
+        from tasks.systems import open_systems
 
-        _print_decision(line, promote_model(line, version, without_gate=reason, who=who))
+        back_to = version or former_champion(open_systems(line))
+        _print_decision(line, promote_model(line, back_to, without_gate=reason, who=who))
 
 
 def _print_decision(line: str, result: "PromotionResult") -> None:
@@ -80,7 +83,7 @@ def _print_decision(line: str, result: "PromotionResult") -> None:
 def limit(
     line: Line,
     false_rejects: Annotated[float, typer.Option(min=1e-6, max=0.999, help="Share of good parts that may be flagged.")],
-    nights: Annotated[int, typer.Option(min=1, help="Newest production dates to look at.")] = 30,
+    nights: Annotated[int, typer.Option(min=1, max=36500, help="Newest production dates to look at.")] = 30,
     set_it: Annotated[
         bool, typer.Option("--set", help="Register a version with this limit, as challenger: the gate decides.")
     ] = False,

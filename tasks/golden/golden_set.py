@@ -18,6 +18,8 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from ganomaly.images.preparation import prepare_image
+from ganomaly.images.quality import QualityGate
+from ganomaly.images.recipe import Recipe
 from tasks.bucket.failures import ObjectMissingError
 from tasks.errors import OperatingError
 from tasks.registry.versions import ModelVersion
@@ -131,8 +133,8 @@ def refuse_trained_on(systems: Systems, images: Sequence[GoldenImage], version: 
         named = ", ".join(repr(image.image) for image in both[:NAMED])
         raise GoldenSetError(
             f"{len(both)} golden images of {systems.line.name} were used to train {version.uri}, for example {named}: "
-            f"they prove nothing about it; remove them from {systems.line.golden_prefix}{LABELS}, or train again: "
-            "training leaves golden images out"
+            f"they prove nothing about it; remove their rows from {systems.line.golden_prefix}{LABELS} (a new training "
+            "leaves golden images out)"
         )
 
 
@@ -161,25 +163,32 @@ def add_to_golden_set(systems: Systems, part_or_key: str, kind: str | None, who:
         raise GoldenSetError(f"who = {who!r}: the golden set keeps the name of who added an image; give --who NAME")
     images, review = _reviewed(systems, part_or_key)
     found = GOOD if review.finding == "good" else "defect"
-    if kind is not None and (kind == GOOD) != (found == GOOD):
+    kind = (kind or found).strip()
+    if (kind == GOOD) != (found == GOOD):
         raise GoldenSetError(
             f"{part_or_key!r}: {review.who} found it {review.finding}, so that its kind cannot be {kind!r}; "
             f"record another finding first with `inspection review {line.name}`"
         )
     chosen = images if found == GOOD else [image for image in images if image.id == review.image_id]
-    copies = [_copy_of(image, kind or found, who.strip()) for image in chosen]
+    copies = {image.sha256: _copy_of(image, kind, who.strip()) for image in chosen}
+    sources = {image.sha256: image for image in chosen}
     champion, challenger = systems.registry.champion(line.name), systems.registry.challenger(line.name)
     for version in (champion, challenger):
         if version is not None:
-            refuse_trained_on(systems, copies, version)
+            refuse_trained_on(systems, list(copies.values()), version)
     with systems.store.leases.held(f"{line.name} golden set", new_run_id(), systems.settings.lease_s):
-        before = read_golden_set(systems)
-        known = {image.image for image in before}
-        new = [copy for copy in copies if copy.image not in known]
-        for copy, image in zip(copies, chosen, strict=True):
-            if copy in new:
-                data = systems.objects.get(image.key, image.etag)
-                systems.objects.put(line.golden_prefix + copy.image, data, "application/octet-stream")
+        before = [image for image, _ in fetch_golden(systems, read_golden_set(systems))]
+        for known in before:
+            if known.sha256 in copies and known.kind != kind:
+                raise GoldenSetError(
+                    f"{part_or_key!r}: is in the golden set as {known.image} with kind {known.kind!r}; "
+                    f"if it is {kind!r}, change its row in {line.golden_prefix}{LABELS}"
+                )
+        new = [copy for sha256, copy in copies.items() if sha256 not in {image.sha256 for image in before}]
+        for copy in new:
+            source = sources[copy.sha256]
+            data = systems.objects.get(source.key, source.etag)
+            systems.objects.put(line.golden_prefix + copy.image, data, "application/octet-stream")
         if new:
             systems.objects.put(line.golden_prefix + LABELS, labels_csv([*before, *new]), "text/csv; charset=utf-8")
     return new
@@ -201,6 +210,7 @@ def check_golden_set(systems: Systems) -> tuple[list[GoldenImage], list[str]]:
         GoldenSetError: for a list that cannot be read.
     """
     images, wrong, whole = read_golden_set(systems), [], []
+    recipe, gate = _newest_recipe(systems)
     for image in images:
         try:
             ((found, data),) = fetch_golden(systems, [image])
@@ -208,8 +218,8 @@ def check_golden_set(systems: Systems) -> tuple[list[GoldenImage], list[str]]:
             wrong.append(str(error))
             continue
         whole.append(found)
-        prepared = prepare_image(data, systems.line.recipe, systems.line.quality)
-        if not prepared.usable and prepared.reason != "misaligned":  # the frame is known to a model only
+        prepared = prepare_image(data, recipe, gate)
+        if not prepared.usable:
             wrong.append(f"{image.image}: unusable: {prepared.detail}")
     for sha256, count in Counter(image.sha256 for image in whole).items():
         if count > 1:
@@ -220,6 +230,15 @@ def check_golden_set(systems: Systems) -> tuple[list[GoldenImage], list[str]]:
             both = trained_on(systems.registry.snapshot_manifest(version), whole)
             wrong += [f"{image.image}: was used to train {version.uri}" for image in both]
     return images, wrong
+
+
+def _newest_recipe(systems: Systems) -> tuple[Recipe, QualityGate]:
+    """How the champion sees images; without one, what the line's file says."""
+    champion = systems.registry.champion(systems.line.name)
+    if champion is None:
+        return systems.line.recipe.model_copy(update={"align": "none"}), systems.line.quality
+    detector = systems.registry.load_detector(champion, systems.settings.work_dir / "models", "cpu")
+    return detector.config.recipe, detector.config.quality
 
 
 def _reviewed(systems: Systems, part_or_key: str) -> tuple[list[StoredImage], Review]:
@@ -236,8 +255,9 @@ def _reviewed(systems: Systems, part_or_key: str) -> tuple[list[StoredImage], Re
             f"{part_or_key!r}: nobody has said what it is; record it first with `inspection review {line} "
             f"{part_or_key} --finding good` or `--finding defect`"
         )
-    newest = {image.key: image for image in images}  # oldest first
     reviewed = {image.id: image for image in images}[reviews[-1].image_id]
+    # part names may come again on another day
+    newest = {image.key: image for image in images if image.production_date == reviewed.production_date}  # oldest first
     newest[reviewed.key] = reviewed
     return list(newest.values()), reviews[-1]
 

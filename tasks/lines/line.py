@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, NamedTuple, get_args
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -100,7 +100,9 @@ class ModelsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    training_days: Annotated[int, Field(ge=1)] | None = None  # newest production dates to learn from; None: all
+    training_days: Annotated[int, Field(ge=1, le=36500)] | None = (
+        None  # newest production dates to learn from; None: all
+    )
     golden_prefix: Annotated[str, Field(pattern=r"^[^/].*/$")] | None = None  # None: golden/<line>/
     recent_days: Annotated[int, Field(ge=1, le=366)] = 7  # newest production dates that both models judge in the gate
     recent_images: Annotated[int, Field(ge=1)] = 1000  # at most so many of them
@@ -159,6 +161,10 @@ class LineConfig(DetectorConfig):
     def ignores(self, key: str) -> bool:
         """Whether an object is no image and nobody need be told: a folder's own entry, or a name in `images.ignore`."""
         return self._ignored_regex.fullmatch(key.rpartition("/")[2].lower()) is not None
+
+    def today(self) -> date:
+        """The date at the line."""
+        return datetime.now(UTC).astimezone(ZoneInfo(self.timezone)).date()
 
     def works_on(self, day: date) -> bool:
         """Whether images of a production date are expected."""

@@ -7,7 +7,7 @@ nothing changed, whatever the unit, the spread or a few defective parts do to it
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pandas as pd
@@ -36,6 +36,7 @@ ALLOWED = 0.35
 DAYS_DIFFER = 0.1
 """On a line whose training days differ among each other by more, that much beyond the largest difference is allowed."""
 MOST_ALLOWED = 0.48
+NIGHTS_SHOWN = 30
 WORDS = {
     "brightness": "brightness",
     "contrast": "contrast",
@@ -59,7 +60,7 @@ class NightDrift:
     Attributes:
         figures: that could be compared.
         release: by whom the window's verdicts were released; None if nobody did.
-        history: columns day, figure, above_usual, allowed, changed of the newest nights, this one included.
+        history: columns day, figure, above_usual, allowed, changed of the line's newest nights.
     """
 
     figures: tuple[DriftRecord, ...]
@@ -73,8 +74,9 @@ class NightDrift:
 
     @property
     def is_withheld(self) -> bool:
-        """Whether the night is suspect and nobody has released its verdicts."""
-        return bool(self.changed) and self.release is None
+        """Whether something changed that nobody has released."""
+        released = set(self.release.figures.split(",")) if self.release else set()
+        return not {record.figure for record in self.changed} <= released
 
 
 @task(name="compare-with-usual", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
@@ -95,22 +97,23 @@ def compare_with_usual(
     found.append(compare(SCORE, scores, pd.Series(calibration.scores_n), None))
     records = tuple(record for record in found if record is not None)
     store.drift.record(run_id, records)
-    drift = recall_drift(systems, run_id, window)
+    drift = recall_drift(systems, run_id, window, model.version.version)
     for record in drift.changed:
         get_run_logger().warning("%s, %s: camera or process changed: %s", line, window, in_words(record))
     return drift
 
 
-def recall_drift(systems: Systems, run_id: str, window: Window) -> NightDrift:
+def recall_drift(systems: Systems, run_id: str, window: Window, model_version: int) -> NightDrift:
     """What was found when the run ended, and whether the window was released since."""
     line, drift = systems.line.name, systems.store.drift
-    return NightDrift(
-        tuple(drift.of_run(run_id)), drift.last_release(line, window.start, window.end), drift.history(line, 30)
-    )
+    release = drift.last_release(line, window.start, window.end, model_version)
+    return NightDrift(tuple(drift.of_run(run_id)), release, drift.history(line, NIGHTS_SHOWN))
 
 
 def release_window(systems: Systems, window: Window, who: str, why: str) -> int:
     """Record that the verdicts of a withheld window may be used; gives the model version that judged it.
+
+    Once more after it was released changes nothing: the report may not have been written since.
 
     Raises:
         ReleaseError: if nothing is withheld, or nobody or no reason is named.
@@ -118,11 +121,17 @@ def release_window(systems: Systems, window: Window, who: str, why: str) -> int:
     line, store = systems.line.name, systems.store
     if not who.strip() or not why.strip():
         raise ReleaseError("a release needs the name of who says so (--who) and why (--why)")
-    newest = store.runs.newest(line, window.start, window.end)
-    if newest is None or not recall_drift(systems, newest.id, window).is_withheld:
+    run = store.drift.newest_run(line, window.start, window.end)
+    drift = None if run is None else recall_drift(systems, run.id, window, run.model_version)
+    if run is None or drift is None or not drift.changed:
         raise ReleaseError(f"{line}, {window}: nothing is withheld; `inspection runs {line}` lists what was judged")
-    store.drift.release(line, window.start, window.end, who.strip(), why.strip())
-    return newest.model_version
+    if drift.is_withheld:
+        figures = ",".join(record.figure for record in drift.changed)
+        now = datetime.now(UTC)
+        store.drift.release(
+            Release(line, window.start, window.end, run.model_version, figures, who.strip(), why.strip(), now)
+        )
+    return run.model_version
 
 
 def compare(

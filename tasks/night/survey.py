@@ -3,9 +3,8 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from itertools import islice
-from zoneinfo import ZoneInfo
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -51,7 +50,7 @@ def survey(systems: Systems, besides: Collection[date]) -> Unseen:
         besides: production dates that are left out, beside today's, which is still going on.
     """
     line, logger = systems.line, get_run_logger()
-    left_out = {*besides, datetime.now(UTC).astimezone(ZoneInfo(line.timezone)).date()}
+    left_out = {*besides, line.today()}
     folders: Counter[str] = Counter()
     days: set[date] = set()
     candidates = _candidates(systems, left_out)

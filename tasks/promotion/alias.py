@@ -65,13 +65,28 @@ def move_champion(
     return row
 
 
+def make_challenger(systems: Systems, version: ModelVersion) -> None:
+    """Give a version ``@challenger``; one that had it and was never decided about is marked as superseded.
+
+    Raises:
+        RegistryUnreachableError: if MLflow does not answer.
+    """
+    registry, before = systems.registry, systems.registry.challenger(systems.line.name)
+    registry.set_alias(version, CHALLENGER)
+    rows = systems.store.decisions.promotions(systems.line.name)
+    if before is not None and before.version != version.version and before.version not in {row.version for row in rows}:
+        registry.describe(before, registry.description(before), {"status": "superseded"})
+
+
 def record_what_is_found(systems: Systems) -> None:
     """Write down a champion that no row explains: moved in MLflow by hand, or by a run that was killed."""
     line = systems.line.name
     with systems.store.leases.held(f"{line} champion", new_run_id(), systems.settings.lease_s):
-        champion = systems.registry.champion(line)
+        champion, challenger = systems.registry.champion(line), systems.registry.challenger(line)
         if champion is None:
             return
+        if challenger is not None and challenger.version == champion.version:
+            systems.registry.drop_alias(champion, CHALLENGER)
         last = systems.store.decisions.last_promotion(line)
         if last is not None and last.version == champion.version:
             return

@@ -24,14 +24,18 @@ def can_be_asked() -> bool:
     return PREFECT_API_URL.value() is not None
 
 
-def ask_for_approval(model: str, gate: Gate) -> Approval | None:
+def ask_for_approval(model: str, gate: Gate, why: str) -> Approval | None:
     """Pause the flow run until a person has answered in Prefect's UI; None if nobody did within a day.
 
     Args:
         model: URI of the challenger.
         gate: what it measured.
+        why: a person is asked.
     """
-    question = f"May **{model}** become champion?\n\n{gate.as_markdown()}"
+    question = (
+        f"May **{model}** become champion? ({why})\n\n{gate.as_markdown()}\n\nPictures are among the artifacts of its "
+        "run in MLflow, under promotion/."
+    )
     try:
         return pause_flow_run(
             wait_for_input=Approval.with_initial_data(description=question), timeout=PATIENCE_S, poll_interval=POLL_S

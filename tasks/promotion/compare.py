@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.bucket.failures import ObjectStoreError
-from tasks.golden.golden_set import refuse_trained_on
+from tasks.golden.golden_set import GoldenSetError, refuse_trained_on
 from tasks.golden.judging import GoldenJudgements, Judgements, judge_golden, judge_with
 from tasks.night.listing import ListedImage
 from tasks.night.score import PinnedModel
@@ -44,11 +44,17 @@ def compare_models(
     of parts that no model flagged and no person found defective.
 
     Raises:
-        GoldenSetError: if the golden set cannot be read, or one of the models learned from it.
+        GoldenSetError: if the golden set cannot be read, one of the models learned from it, or ``may_miss`` names
+            another image.
     """
     logger = get_run_logger()
     detectors = {CHALLENGER: challenger.detector, CHAMPION: champion.detector}
     golden = judge_golden(systems, detectors)
+    if strange := sorted(set(may_miss) - {image.image for image in golden.images}):
+        raise GoldenSetError(
+            f"may_miss: {strange[0]!r} is no image of the golden set; `inspection golden list {systems.line.name}` "
+            "lists them"
+        )
     for version in (challenger.version, champion.version):
         refuse_trained_on(systems, golden.images, version)
     logger.info("golden set: %d images, %d of them defective", len(golden.images), golden.defective_n.sum())
@@ -71,20 +77,31 @@ def compare_models(
     return Comparison(gate, golden, recent)
 
 
-def recent_images(systems: Systems, versions: Sequence[ModelVersion]) -> tuple[tuple[ListedImage, ...], frozenset[str]]:
-    """Images of recent production dates that count as normal, and the keys of those that no version learned from."""
+def recent_images(
+    systems: Systems, versions: Sequence[ModelVersion]
+) -> tuple[tuple[ListedImage, ...], dict[str, tuple[date, str]]]:
+    """Images of recent production dates that count as normal; key -> part of those that no version learned from.
+
+    A part that a version learned from is known to it in all views.
+    """
     line = systems.line
-    newest = systems.store.images.newest_day(line.name)
+    newest = systems.store.images.newest_day(line.name, line.today())
     if newest is None:
-        return (), frozenset()
+        return (), {}
     start = newest - timedelta(days=line.models.recent_days - 1)
     recorded = systems.store.images.recorded(line.name, start, newest)
     recorded = newest_of_each_key(recorded[not_normal(systems, recorded, start, newest) == ""])
     if len(recorded) > line.models.recent_images:
         recorded = recorded.iloc[np.linspace(0, len(recorded) - 1, line.models.recent_images).astype(int)]
-    learned = [systems.registry.snapshot_manifest(version)["sha256"] for version in versions]
-    unseen = recorded[~recorded["sha256"].isin({sha256 for one in learned for sha256 in one})]
-    return as_listed(recorded), frozenset(unseen["key"])
+    known_images: set[str] = set()
+    known_parts: set[str] = set()
+    for version in versions:
+        manifest = systems.registry.snapshot_manifest(version)
+        known_images |= set(manifest["sha256"])
+        known_parts |= set(manifest["part"])
+    seen = recorded["sha256"].isin(known_images) | recorded["part"].isin(known_parts)
+    unseen = {row.key: (row.production_date, row.part) for row in recorded[~seen].itertuples()}
+    return as_listed(recorded), unseen
 
 
 def _fetched(systems: Systems, images: Sequence[ListedImage]) -> Iterator[tuple[str, bytes]]:
@@ -115,7 +132,7 @@ def _reload_difference(
     both = before.merge(judged, on="key", suffixes=("", "_again"))
     if both.empty:
         return None
-    if (both["verdict"] != both["verdict_again"]).any():
+    if (both["raw_score"].isna() != both["raw_score_again"].isna()).any():
         return float("inf")
     difference = (both["raw_score_again"] - both["raw_score"]).abs() / both["raw_score"].abs().clip(lower=1e-12)
-    return float(difference.fillna(0.0).max())
+    return float(difference.fillna(0.0).max())  # unusable both times

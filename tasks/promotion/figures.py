@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from prefect.logging import get_run_logger
 
 from ganomaly import Detector
 from ganomaly.images.preparation import prepare_image, read_image
@@ -20,6 +21,18 @@ from tasks.systems import Systems
 MOST_PICTURES = 8
 SIDE_PX = 320
 LIMIT = 0.5  # of every normalised score
+
+
+def draw(systems: Systems, comparison: Comparison, detectors: dict[str, Detector]) -> dict[str, Figure]:
+    """All pictures of a comparison by their names. One that cannot be drawn is left out: no decision waits for it."""
+    figures = {"scores": score_figure(comparison)}
+    try:
+        disagreements = disagreement_figure(systems, comparison, detectors)
+    except Exception as error:
+        get_run_logger().warning("the images that the models disagree about are not drawn: %r", error)
+    else:
+        figures |= {"disagreements": disagreements} if disagreements is not None else {}
+    return figures
 
 
 def score_figure(comparison: Comparison) -> Figure:
@@ -63,7 +76,7 @@ def disagreement_figure(systems: Systems, comparison: Comparison, detectors: dic
     for column, (title, data, normalised) in enumerate(shown):
         image = read_image(data, detectors[CHALLENGER].config.recipe)
         rows[0][column].imshow(_small(image), cmap="gray")
-        rows[0][column].set_title(title, fontsize=8)
+        rows[0][column].set_title(title, fontsize=8, parse_math=False)
         for row, who in zip(rows[1:], (CHAMPION, CHALLENGER), strict=True):
             row[column].imshow(_small(_overlay(detectors[who], data)))
             row[column].set_title(f"{who} {normalised[who]:.3f}", fontsize=8)

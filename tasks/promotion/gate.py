@@ -5,7 +5,7 @@ One that failed refuses the challenger; one that is not shown leaves the decisio
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 NAMED = 5
 BOOTSTRAPS = 2000
 BOOTSTRAP_SEED = 0
+DRAW_SEED = 0
 MAX_UNUSABLE = 0.01
 """Share of recent images that only the champion can judge, beyond which a challenger's recipe does not fit the line."""
 RELOAD_TOLERANCE = 1e-4
@@ -83,7 +84,7 @@ def _cell(check: Check) -> str:
 def decide(
     golden: GoldenJudgements,
     recent: Judgements,
-    unseen: Collection[str],
+    unseen: Mapping[str, Hashable],
     calibration: Calibration,
     *,
     reload_difference: float | None,
@@ -95,20 +96,21 @@ def decide(
     Args:
         golden: both models' judgements of the golden set, under the names ``challenger`` and ``champion``.
         recent: both models' judgements of recent normal images, likewise.
-        unseen: keys of those that neither model learned from.
+        unseen: key -> part of those whose parts neither model learned from.
         calibration: the challenger's.
         reload_difference: largest relative difference of its scores after it was fetched anew; None if none was
             compared.
         max_ms_per_image: the line's limit; None if there is none.
         may_miss: golden defects that the challenger may miss although the champion finds them.
     """
+    good = [image for image in golden.images if not image.is_defective]
     return Gate(
         (
             _defects_found(golden, may_miss),
             _auroc(golden),
             _false_rejects(
-                golden.judged.scores[CHALLENGER][~golden.defective_n],
-                recent.scores[CHALLENGER][recent.scores[CHALLENGER]["key"].isin(unseen)],
+                _one_of_each_part(golden.judged.scores[CHALLENGER], {image.image: image.part for image in good}),
+                _one_of_each_part(recent.scores[CHALLENGER], unseen),
                 calibration,
             ),
             _recipe(recent),
@@ -149,6 +151,12 @@ def _auroc(golden: GoldenJudgements) -> Check:
     low, high = auroc_difference(scores[0], scores[1], defective[judged], parts)
     figure = f"challenger {ours:.4f}, champion {theirs:.4f}; difference between {low:+.4f} and {high:+.4f} (95 %)"
     return Check(name, "failed" if high < 0 else "passed", figure)
+
+
+def _one_of_each_part(scores: pd.DataFrame, parts: Mapping[str, Hashable]) -> pd.DataFrame:
+    """One image of each part, drawn by chance: the promise is about independent images, views of a part are none."""
+    chosen = scores[scores["key"].isin(parts.keys())].sample(frac=1, random_state=DRAW_SEED)
+    return chosen[~chosen["key"].map(parts).duplicated()]
 
 
 def _false_rejects(good: pd.DataFrame, unseen: pd.DataFrame, calibration: Calibration) -> Check:

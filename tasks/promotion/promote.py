@@ -9,12 +9,13 @@ from prefect.logging import get_run_logger
 from tasks.errors import OperatingError
 from tasks.night.score import PinnedModel
 from tasks.promotion.alias import move_champion, record_what_is_found
-from tasks.promotion.approval import ask_for_approval, can_be_asked
+from tasks.promotion.approval import ask_for_approval
 from tasks.promotion.compare import Comparison
-from tasks.promotion.figures import disagreement_figure, score_figure
+from tasks.promotion.figures import draw
 from tasks.promotion.gate import Gate
+from tasks.registry.reaching import ModelRegistryError
 from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, model_name
-from tasks.steps import NETWORK_STEP, show_markdown
+from tasks.steps import NETWORK_STEP, quote, show_markdown
 from tasks.store.tables import Promotion, PromotionOutcome
 from tasks.systems import Systems
 from tasks.training.card import with_history
@@ -27,6 +28,8 @@ STATUS: dict[PromotionOutcome, str] = {
     "waiting": "waiting",
 }
 """Tag ``status`` of a version in MLflow, by what was decided about it."""
+NOBODY = "flow promote-model"
+"""Who wants a promotion where nobody is named."""
 
 
 class PromotionError(OperatingError):
@@ -61,20 +64,28 @@ def find_candidates(systems: Systems, version: int | None) -> Candidates:
     return Candidates(wanted, champion)
 
 
-@task(name="find-former-champion", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def former_champion(systems: Systems) -> int:
-    """The version that was champion before the one that is.
+    """The version to go back to: the champion before the one that is, without those that were gone back from.
 
     Raises:
         PromotionError: if the records name none.
     """
-    line, now = systems.line.name, systems.registry.champion(systems.line.name)
-    for row in reversed(systems.store.decisions.promotions(line)):
-        if row.alias == CHAMPION and (now is None or row.version != now.version):
-            return row.version
-    raise PromotionError(
-        f"{model_name(line)} never had another champion; give the version that is to judge: --version N"
-    )
+    line, stack = systems.line.name, list[int]()
+    for row in systems.store.decisions.promotions(line):
+        if row.alias != CHAMPION:
+            continue
+        if row.outcome == "rolled_back" and row.version in stack:
+            stack = stack[: stack.index(row.version) + 1]  # whoever went back does not come from there again
+        elif row.version not in stack[-1:]:
+            stack.append(row.version)
+    now = systems.registry.champion(line)
+    if now is not None and now.version in stack:
+        stack = stack[: stack.index(now.version)]
+    if not stack:
+        raise PromotionError(
+            f"{model_name(line)} never had another champion; give the version that is to judge: --version N"
+        )
+    return stack[-1]
 
 
 def check_champion(candidates: Candidates) -> ModelVersion:
@@ -85,8 +96,8 @@ def check_champion(candidates: Candidates) -> ModelVersion:
     """
     if candidates.champion is None:
         raise PromotionError(
-            f"{candidates.wanted.name} has no champion to compare with; to make version {candidates.wanted.version} "
-            "the champion without the gate, give the reason: --without-gate REASON"
+            f"{candidates.wanted.name} has no champion to compare with; to make a version the champion without the "
+            f"gate, give the reason: --version {candidates.wanted.version} --without-gate REASON"
         )
     return candidates.champion
 
@@ -94,31 +105,40 @@ def check_champion(candidates: Candidates) -> ModelVersion:
 def settle(
     systems: Systems, candidates: Candidates, gate: Gate, *, approved_by: str | None, who: str, flow_run_id: str
 ) -> Promotion:
-    """Act on what the gate found: refuse, promote, or let a person decide.
+    """Act on what the gate found: refuse, promote, or let it wait for a person, unless one has approved it already.
 
     Raises:
+        PromotionError: if the approval has no name.
         PromotionConflictError: if the champion changed meanwhile.
     """
-    logger, wanted = get_run_logger(), candidates.wanted
     if gate.outcome == "failed":
         return _keep(systems, candidates, gate, "refused", who, gate.summary, flow_run_id)
     if gate.outcome == "passed" and not systems.line.models.require_approval:
         return _move(systems, candidates, gate, who, gate.summary, flow_run_id)
-    why_asked = gate.summary if gate.outcome == "not shown" else "models.require_approval is set"
-    if approved_by is None and not can_be_asked():
-        why = f"{why_asked}; nobody has approved it"
-        return _keep(systems, candidates, gate, "waiting", who, why, flow_run_id)
+    open_question = gate.summary if gate.outcome == "not shown" else "models.require_approval is set"
     if approved_by is None:
-        _keep(systems, candidates, gate, "waiting", who, why_asked, flow_run_id)
-        logger.warning("%s waits for a person's approval in Prefect's UI: %s", wanted.uri, why_asked)
-        answer = ask_for_approval(wanted.uri, gate)
-        if answer is None or not answer.approve:
-            said = "nobody answered" if answer is None else f"{answer.approver} said no: {answer.comment}"
-            return _keep(
-                systems, candidates, gate, "refused", who if answer is None else answer.approver, said, flow_run_id
-            )
-        approved_by, why_asked = answer.approver, f"{why_asked}; {answer.comment}".rstrip("; ")
-    return _move(systems, candidates, gate, approved_by, f"approved by {approved_by}; {why_asked}", flow_run_id)
+        return _keep(systems, candidates, gate, "waiting", who, open_question, flow_run_id)
+    return _approve(systems, candidates, gate, approved_by, open_question, flow_run_id)
+
+
+def ask_a_person(
+    systems: Systems, candidates: Candidates, gate: Gate, waiting: Promotion, *, flow_run_id: str
+) -> Promotion:
+    """Pause until somebody has answered in Prefect's UI, and act on it.
+
+    Raises:
+        PromotionError: if the answer has no name.
+        PromotionConflictError: if the champion changed meanwhile.
+    """
+    get_run_logger().warning("%s waits for a person's approval in Prefect's UI: %s", candidates.wanted.uri, waiting.why)
+    answer = ask_for_approval(candidates.wanted.uri, gate, waiting.why)
+    if answer is None:
+        return _keep(systems, candidates, gate, "refused", waiting.who, "nobody answered", flow_run_id)
+    if not answer.approve:
+        said = f"{answer.approver} said no: {answer.comment}"
+        return _keep(systems, candidates, gate, "refused", answer.approver, said, flow_run_id)
+    said = f"{waiting.why}; {answer.comment}".rstrip("; ")
+    return _approve(systems, candidates, gate, answer.approver, said, flow_run_id)
 
 
 def move_without_gate(
@@ -130,7 +150,7 @@ def move_without_gate(
         PromotionError: if nobody or no reason is named.
         PromotionConflictError: if the champion changed meanwhile.
     """
-    if not reason.strip() or not who.strip():
+    if not reason.strip() or who.strip() in ("", NOBODY):
         raise PromotionError("a promotion without the gate needs a reason and the name of who wants it (--who)")
     return move_champion(
         systems,
@@ -143,13 +163,27 @@ def move_without_gate(
     )
 
 
-@task(name="tell-mlflow", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def tell_mlflow(
     systems: Systems,
     candidates: Candidates,
     row: Promotion,
     comparison: Comparison | None = None,
     models: tuple[PinnedModel, PinnedModel] | None = None,
+) -> None:
+    """Let the versions' pages say what was decided. The decision stands in the report store: a failure is a warning."""
+    try:
+        _tell_mlflow(systems, candidates, row, quote(comparison), quote(models))
+    except ModelRegistryError as error:
+        get_run_logger().warning("the pages in MLflow do not say what was decided: %s", error)
+
+
+@task(name="tell-mlflow", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+def _tell_mlflow(
+    systems: Systems,
+    candidates: Candidates,
+    row: Promotion,
+    comparison: Comparison | None,
+    models: tuple[PinnedModel, PinnedModel] | None,
 ) -> None:
     """Let the versions' pages say what was decided, and put the gate's figures beside the challenger's training."""
     registry, rows = systems.registry, systems.store.decisions.promotions(systems.line.name)
@@ -165,14 +199,10 @@ def tell_mlflow(
     if comparison is None or models is None:
         return
     folder = f"promotion/{row.promoted_at:%Y%m%dT%H%M%SZ}"
-    texts = {
-        f"{folder}/gate.json": comparison.gate.as_json(),
-        f"{folder}/gate.md": as_markdown(candidates, row, comparison.gate),
-    }
+    decision = as_markdown(candidates, row, comparison.gate)
+    texts = {f"{folder}/gate.json": comparison.gate.as_json(), f"{folder}/gate.md": decision}
     detectors = {CHALLENGER: models[0].detector, CHAMPION: models[1].detector}
-    figures = {f"{folder}/scores.png": score_figure(comparison)}
-    if (disagreements := disagreement_figure(systems, comparison, detectors)) is not None:
-        figures[f"{folder}/disagreements.png"] = disagreements
+    figures = {f"{folder}/{name}.png": one for name, one in draw(systems, comparison, detectors).items()}
     registry.log_to(candidates.wanted, texts, figures)
 
 
@@ -190,6 +220,14 @@ def as_markdown(candidates: Candidates, row: Promotion, gate: Gate | None) -> st
     head = f"# {candidates.wanted.uri} against {champion}: {row.outcome}"
     text = f"{head}\n\n{row.who}, {row.promoted_at:%Y-%m-%d %H:%M} UTC: {row.why}"
     return text if gate is None else f"{text}\n\n{gate.as_markdown()}"
+
+
+def _approve(
+    systems: Systems, candidates: Candidates, gate: Gate, approver: str, why: str, flow_run_id: str
+) -> Promotion:
+    if not approver.strip():
+        raise PromotionError("an approval needs the name of who approves (--who)")
+    return _move(systems, candidates, gate, approver, f"approved by {approver}; {why}", flow_run_id)
 
 
 def _move(systems: Systems, candidates: Candidates, gate: Gate, who: str, why: str, flow_run_id: str) -> Promotion:

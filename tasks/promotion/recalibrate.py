@@ -11,7 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from tasks.bucket.failures import ObjectStoreError
 from tasks.night.overlays import encode_jpeg
 from tasks.night.score import PinnedModel
-from tasks.registry.versions import CHALLENGER, ModelVersion, model_name
+from tasks.promotion.alias import make_challenger
+from tasks.registry.versions import ModelVersion, model_name
 from tasks.systems import Systems
 from tasks.training.card import CARD, version_tags
 
@@ -46,7 +47,7 @@ def recalibrate(systems: Systems, model: PinnedModel, false_reject_rate: float) 
         f"Version {model.version.version} with another limit: it promised {before:.2%}. Every score is the same."
     )
     registry.describe(version, said, {})
-    registry.set_alias(version, CHALLENGER)
+    make_challenger(systems, version)
     return version
 
 

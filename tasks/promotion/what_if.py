@@ -11,6 +11,9 @@ from tasks.errors import OperatingError
 from tasks.night.score import PinnedModel
 from tasks.systems import Systems
 
+Part = tuple[date, str]
+"""Production date and name."""
+
 
 class NoScoresError(OperatingError):
     """The champion has not judged anything yet."""
@@ -85,10 +88,11 @@ def what_if(systems: Systems, model: PinnedModel, false_reject_rate: float, nigh
     line, calibration = systems.line.name, model.detector.calibration
     assert calibration is not None
     other = calibration.with_rate(false_reject_rate)
-    end = systems.store.images.newest_day(line) or date.min
+    end = systems.store.images.newest_day(line, systems.line.today()) or date.min
     start = max(date.min, end - timedelta(days=nights - 1)) if end != date.min else end
     scores = systems.store.scores.of_window(line, start, end, model.version.version, calibration.id)
-    worst = scores.dropna(subset=["raw_score"]).groupby("part")["raw_score"].max()
+    # names of parts may come again on another day
+    worst = scores.dropna(subset=["raw_score"]).groupby(["production_date", "part"])["raw_score"].max()
     if worst.empty:
         raise NoScoresError(f"{model.version.uri} judged nothing of {line} from {start} to {end}; give more --nights")
     findings = systems.store.decisions.part_findings(line, start, end)
@@ -106,12 +110,12 @@ def what_if(systems: Systems, model: PinnedModel, false_reject_rate: float, nigh
         *counts,
         now,
         then,
-        tuple(sorted(passed, key=worst.get)[::-1][:5]),
+        tuple(part for _, part in sorted(passed, key=worst.get)[::-1][:5]),
     )
 
 
 def _flagging(
-    worst: "pd.Series[float]", rate: float, limit: float, defects: Collection[str], good: Collection[str]
+    worst: "pd.Series[float]", rate: float, limit: float, defects: Collection[Part], good: Collection[Part]
 ) -> Flagging:
     flagged = set(worst.index[worst > limit])
     share = binomtest(len(flagged), len(worst)).proportion_ci(method="wilson")

@@ -33,6 +33,9 @@ from tasks.training.snapshot import ManifestError, read_manifest
 if TYPE_CHECKING:  # who scores needs none, and it takes most of a second to import
     from matplotlib.figure import Figure
 
+MOST_LETTERS = 5000
+"""MLflow's database holds so many of a description."""
+
 
 class ModelRegistry:
     """MLflow's tracking server and model registry.
@@ -142,14 +145,14 @@ class ModelRegistry:
         return str(found.description or "")
 
     def describe(self, version: ModelVersion, description: str, tags: Mapping[str, str]) -> None:
-        """Give a version another description, and tags beside those that it has.
+        """Give a version another description, cut to what MLflow holds, and tags beside those that it has.
 
         Raises:
             RegistryUnreachableError: if the registry cannot be reached.
         """
         number = str(version.version)
         with asking(self.address, f"describe {version.uri}"):
-            self.client.update_model_version(version.name, number, description)
+            self.client.update_model_version(version.name, number, description[:MOST_LETTERS])
             for key, value in tags.items():
                 self.client.set_model_version_tag(version.name, number, key, value)
 

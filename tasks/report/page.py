@@ -107,6 +107,7 @@ def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
             rows=[(part, image) for part in parts if part.rank not in carded for image in part.images],
             shown=shown,
             max_rows=MAX_TABLE_ROWS,
+            days=report.days,
             charts={name: night_chart(rows) for name, rows in report.figures.items()},
             unusable=list(report.unusable.itertuples(index=False)),
             unusable_reasons=reason_counts(report.unusable["reason"]),

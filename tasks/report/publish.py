@@ -72,7 +72,7 @@ def find_published(systems: Systems, window: Window, model: PinnedModel) -> Scor
     published = systems.store.runs.latest_report(*judge)
     if published is None or systems.store.scores.since(*judge, published.started_at, besides=published.id):
         return None
-    release = systems.store.drift.last_release(systems.line.name, window.start, window.end)
+    release = systems.store.drift.last_release(systems.line.name, window.start, window.end, published.model_version)
     if release is not None and release.released_at > published.started_at:
         return None
     return published

@@ -151,6 +151,12 @@ class NightReport:
         return self.scores[self.scores["verdict"] == "unusable"].sort_values("key")
 
     @property
+    def days(self) -> str:
+        """The window as options of a command."""
+        one = self.window_start == self.window_end
+        return f"--date {self.window_end}" if one else f"--from {self.window_start} --to {self.window_end}"
+
+    @property
     def strays(self) -> pd.DataFrame:
         """Objects that cannot be images of the line, by their key or size; they count as unusable."""
         return self.failures[self.failures["reason"].isin(STRAY_REASONS)]

@@ -67,15 +67,18 @@ class Decisions:
         self._database.write(step)
         return review
 
-    def part_findings(self, line: str, start: date, end: date) -> dict[str, Finding]:
-        """The newest finding on each part of the window that a person looked at."""
+    def part_findings(self, line: str, start: date, end: date) -> dict[tuple[date, str], Finding]:
+        """(production date, part) -> the newest finding on each part of the window that a person looked at.
+
+        Names of parts may come again on another day.
+        """
         query = (
-            sa.select(image_table.c.part, review_table.c.finding)
+            sa.select(image_table.c.production_date, image_table.c.part, review_table.c.finding)
             .join(review_table, review_table.c.image_id == image_table.c.id)
             .where(*in_window(line, start, end))
             .order_by(review_table.c.reviewed_at, review_table.c.id)
         )
-        return {row.part: row.finding for row in self._database.rows(query)}
+        return {(row.production_date, row.part): row.finding for row in self._database.rows(query)}
 
     def reviews(self, image_ids: Sequence[int]) -> list[Review]:
         """All reviews of these images, oldest first."""

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date
 
 import pandas as pd
 import sqlalchemy as sa
 
 from tasks.store.database import Database, columns, rows_among
-from tasks.store.tables import DriftRecord, Release, drift_table, image_table, release_table, run_table
+from tasks.store.tables import DriftRecord, Release, ScoringRun, drift_table, image_table, release_table, run_table
 
 FIGURES = ("brightness", "contrast", "sharpness", "red", "blue", "centre_x", "centre_y")
 """Quality figures of images that are compared."""
@@ -74,19 +74,30 @@ class Drift:
         )
         return self._database.frame(query, {"above_usual": "float64", "allowed": "float64", "changed": "bool"})
 
-    def release(self, line: str, start: date, end: date, who: str, why: str) -> Release:
+    def newest_run(self, line: str, start: date, end: date) -> ScoringRun | None:
+        """The newest run for exactly this window that was compared with what is usual."""
+        run = run_table.c
+        query = (
+            sa.select(run_table)
+            .where(run.line == line, run.window_start == start, run.window_end == end)
+            .where(sa.exists().where(drift_table.c.run_id == run.id))
+            .order_by(run.started_at.desc(), run.id.desc())
+            .limit(1)
+        )
+        return next((ScoringRun(**row._asdict()) for row in self._database.rows(query)), None)
+
+    def release(self, row: Release) -> None:
         """Record that the verdicts of a window may be used."""
-        row = Release(line, start, end, who, why, datetime.now(UTC))
         insert = self._database.insert_new(release_table).values(**asdict(row))
         self._database.write(lambda connection: connection.execute(insert))
-        return row
 
-    def last_release(self, line: str, start: date, end: date) -> Release | None:
-        """The newest release of a window."""
+    def last_release(self, line: str, start: date, end: date, model_version: int) -> Release | None:
+        """The newest release of a version's verdicts on a window."""
         table = release_table.c
         query = (
             sa.select(*columns(release_table, Release))
             .where(table.line == line, table.window_start == start, table.window_end == end)
+            .where(table.model_version == model_version)
             .order_by(table.released_at.desc())
             .limit(1)
         )

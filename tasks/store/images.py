@@ -63,9 +63,11 @@ class Images:
         )
         return self._database.frame(query, {"id": "int64", "size_bytes": "int64", "usable": "bool"})
 
-    def newest_day(self, line: str) -> date | None:
-        """The newest production date of which an image is recorded."""
-        query = sa.select(sa.func.max(image_table.c.production_date).label("day")).where(image_table.c.line == line)
+    def newest_day(self, line: str, today: date) -> date | None:
+        """The newest production date up to today of which an image is recorded: a camera's clock may run ahead."""
+        table = image_table.c
+        query = sa.select(sa.func.max(table.production_date).label("day"))
+        query = query.where(table.line == line, table.production_date <= today)
         return next((row.day for row in self._database.rows(query)), None)
 
     def find(self, part_or_key: str, line: str | None = None) -> list[StoredImage]:

@@ -58,7 +58,7 @@ def check_night(systems: Systems, window: Window, counts: RunCounts, drift: Nigh
         days = f"--date {window.start}" if window.start == window.end else f"--from {window.start} --to {window.end}"
         raise SuspectNightError(
             f"{line.name}, {window}: camera or process changed: {said}. The verdicts are in the report and are not "
-            f"released; look at it, and if they may be used, `inspection confirm {line.name} {days}`"
+            f"released; look at it, and if they may be used, `inspection confirm {line.name} {days} --why ...`"
         )
 
 

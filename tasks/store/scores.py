@@ -181,16 +181,16 @@ class Scores:
         whole = dict.fromkeys(("flagged_images", "image_id", "model_version"), "int64")
         return self._database.frame(query, floats | whole)
 
-    def flagged_part_names(self, line: str, start: date, end: date) -> set[str]:
-        """The parts of the window of which any detector ever flagged an image."""
+    def ever_flagged(self, line: str, start: date, end: date) -> set[tuple[date, str]]:
+        """(production date, name) of the parts of the window of which any detector ever flagged an image."""
         query = (
-            sa.select(image_table.c.part)
+            sa.select(image_table.c.production_date, image_table.c.part)
             .join(score_table, score_table.c.image_id == image_table.c.id)
             # written out: a database finds its index of flagged images only for this very text
             .where(*in_window(line, start, end), score_table.c.verdict == sa.literal_column("'flagged'"))
             .distinct()
         )
-        return {row.part for row in self._database.rows(query)}
+        return {(row.production_date, row.part) for row in self._database.rows(query)}
 
     def sample(self, run_id: str, n: int, seed: int) -> list[StoredScore]:
         """Up to `n` random scores that this run wrote, unusable images left out; the same for the same seed."""

@@ -188,6 +188,8 @@ release_table = sa.Table(
     sa.Column("line", sa.String, nullable=False),
     sa.Column("window_start", sa.Date, nullable=False),
     sa.Column("window_end", sa.Date, nullable=False),
+    sa.Column("model_version", sa.Integer, nullable=False),
+    sa.Column("figures", sa.String, nullable=False),
     sa.Column("who", sa.String, nullable=False),
     sa.Column("why", sa.String, nullable=False),
     sa.Column("released_at", UtcDateTime, nullable=False),
@@ -357,11 +359,24 @@ class DriftRecord:
 
 @dataclass(frozen=True)
 class Release:
-    """One row of table `release`: somebody said that the verdicts of a suspect window may be used."""
+    """One row of table `release`: somebody said that the verdicts of a suspect window may be used.
+
+    Attributes:
+        line: its name.
+        window_start: first production date.
+        window_end: last production date, included.
+        model_version: whose verdicts.
+        figures: that were not as usual then, separated by commas; another one withholds the window again.
+        who: a person.
+        why: in words.
+        released_at: when.
+    """
 
     line: str
     window_start: date
     window_end: date
+    model_version: int
+    figures: str
     who: str
     why: str
     released_at: datetime

@@ -1,5 +1,6 @@
 """The model card: what MLflow's page of a version says about it, in Markdown."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ganomaly import Detector
@@ -13,6 +14,10 @@ CARD = "# Detector of line"
 """Beginning of the part that is written once; above it stands what became of the version."""
 HISTORY = "## What was decided about it"
 """Heading of the part that grows."""
+MOST_DECISIONS = 5
+MOST_LETTERS_OF_A_REASON = 300
+MOST_DAYS = 31
+"""More production dates are summed up by month: MLflow holds 5,000 letters."""
 OUTCOMES = {
     "promoted": "became champion",
     "rolled_back": "became champion again, without the gate",
@@ -79,12 +84,21 @@ def model_card(
         *left_out,
         *(f"- not like the champion's snapshot: {words}" for words in changes),
         "",
-        "| production date | images |\n| --- | ---: |\n"
-        + "\n".join(f"| {day} | {n} |" for day, n in sorted(days.items())),
+        "| produced | images |\n| --- | ---: |\n" + "\n".join(f"| {day} | {n} |" for day, n in _by_time(days)),
         "## What it does on images with known verdicts",
         _golden_words(golden),
     ]
     return "\n".join(lines)
+
+
+def _by_time(days: dict[str, int]) -> list[tuple[str, int]]:
+    """Number of images by date, by month where there are many dates, and the newest months of many."""
+    if len(days) <= MOST_DAYS:
+        return sorted(days.items())
+    months: Counter[str] = Counter()
+    for day, count in days.items():
+        months[day[:7]] += count
+    return sorted(months.items())[-MOST_DAYS:]
 
 
 def version_tags(detector: Detector, line: str) -> dict[str, str]:
@@ -126,7 +140,8 @@ def with_history(description: str, rows: Sequence[Promotion]) -> str:
     newest = rows[-1]
     first = f"Version {newest.version} {OUTCOMES[newest.outcome]} on {newest.promoted_at:%Y-%m-%d} ({newest.who})."
     said = [
-        f"- {row.promoted_at:%Y-%m-%d %H:%M} UTC: {OUTCOMES[row.outcome]} ({row.who}): {row.why}"
-        for row in reversed(rows)
+        f"- {row.promoted_at:%Y-%m-%d %H:%M} UTC: {OUTCOMES[row.outcome]} ({row.who}): "
+        f"{row.why[:MOST_LETTERS_OF_A_REASON]}"
+        for row in rows[: -MOST_DECISIONS - 1 : -1]
     ]
     return "\n".join([first, "", card, "", HISTORY, "", *said])

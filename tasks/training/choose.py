@@ -93,11 +93,12 @@ def choose_normal_images(systems: Systems, window: Window | None) -> NormalImage
 def not_normal(systems: Systems, recorded: pd.DataFrame, start: date, end: date) -> "pd.Series[str]":
     """Why each of the recorded images does not count as normal; empty where it does."""
     findings = systems.store.decisions.part_findings(systems.line.name, start, end)
-    good, defective = ({part for part, found in findings.items() if found == one} for one in ("good", "defect"))
-    flagged = systems.store.scores.flagged_part_names(systems.line.name, start, end)
+    flagged = systems.store.scores.ever_flagged(systems.line.name, start, end)
+    parts = list(zip(recorded["production_date"], recorded["part"], strict=True))
+    said = [findings.get(part) for part in parts]
     reasons = pd.Series("", index=recorded.index)
-    reasons[recorded["part"].isin(flagged - good)] = FLAGGED
-    reasons[recorded["part"].isin(defective)] = DEFECT
+    reasons[[part in flagged and finding != "good" for part, finding in zip(parts, said, strict=True)]] = FLAGGED
+    reasons[[finding == "defect" for finding in said]] = DEFECT
     return reasons
 
 
@@ -105,7 +106,7 @@ def _in_golden_set(systems: Systems, recorded: pd.DataFrame) -> "pd.Series[bool]
     """Whether an image, or another one of its part, is in the golden set."""
     golden = [image for image, _ in fetch_golden(systems, read_golden_set(systems))]
     same_image = recorded["sha256"].isin({image.sha256 for image in golden})
-    return same_image | recorded["part"].isin({image.part for image in golden if image.source})
+    return same_image | recorded["part"].isin({image.part for image in golden if image.part != image.image})
 
 
 def newest_of_each_key(recorded: pd.DataFrame) -> pd.DataFrame:
@@ -124,5 +125,5 @@ def as_listed(recorded: pd.DataFrame) -> tuple[ListedImage, ...]:
 def _all_days(systems: Systems) -> tuple[date, date]:
     """All production dates, or the newest of them, as `models.training_days` says."""
     days = systems.line.models.training_days
-    newest = systems.store.images.newest_day(systems.line.name) if days else None
+    newest = systems.store.images.newest_day(systems.line.name, systems.line.today()) if days else None
     return (date.min, date.max) if newest is None or days is None else (newest - timedelta(days=days - 1), newest)

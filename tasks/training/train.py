@@ -19,11 +19,12 @@ from ganomaly.images.preparation import LOOKED_AT, Prepared, fit_recipe
 from ganomaly.judges.judge import PreparedImages
 from ganomaly.networks.training import EpochStats, TrainingConfig
 from ganomaly.parts.roles import CROSS, Plan, plan_roles
-from tasks.bucket.failures import ObjectChangedError, ObjectMissingError
-from tasks.golden.judging import judge_golden
+from tasks.bucket.failures import ObjectChangedError, ObjectMissingError, ObjectStoreError
+from tasks.golden.golden_set import GoldenSetError
+from tasks.golden.judging import GoldenJudgements, judge_golden
 from tasks.night.drift import compare, in_words
 from tasks.night.fetching import FetchedImage, fetch_chunks
-from tasks.promotion.alias import PromotionConflictError, move_champion
+from tasks.promotion.alias import PromotionConflictError, make_challenger, move_champion, record_what_is_found
 from tasks.registry.reaching import ModelRegistryError
 from tasks.registry.training_run import TrainingRun
 from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, model_name
@@ -146,9 +147,14 @@ def compare_snapshots(systems: Systems, snapshot: Snapshot) -> tuple[str, ...]:
     champion = systems.registry.champion(systems.line.name)
     if champion is None:
         return ()
+    try:
+        before = systems.registry.snapshot_manifest(champion)
+    except ModelRegistryError as error:
+        get_run_logger().warning("the new snapshot is not compared with the champion's: %s", error)
+        return ()
     new, old = (
         systems.store.drift.figures(systems.line.name, list(zip(manifest["key"], manifest["etag"], strict=True)))
-        for manifest in (snapshot.manifest, systems.registry.snapshot_manifest(champion))
+        for manifest in (snapshot.manifest, before)
     )
     records = [compare(name, new[name], old[name], old["production_date"]) for name in FIGURES]
     said = tuple(in_words(record) for record in records if record is not None and record.changed)
@@ -215,8 +221,8 @@ def _register(
             **{f"images_{role}": count for role, count in images.items()},
         }
     )
-    golden = judge_golden(systems, {"new": detector})
-    if (found := golden.evaluation("new")) is not None:
+    golden, found = _judge_golden(systems, detector), None
+    if golden is not None and (found := golden.evaluation("new")) is not None:
         run.log_metrics(
             {
                 "golden_auroc": found.auroc,
@@ -236,7 +242,7 @@ def _register(
         assert ok
         tags = version_tags(detector, systems.line.name) | {
             "images": str(sum(images.values())),
-            "golden_auroc": "none" if found is None else f"{found.auroc:.4f}",
+            "golden_auroc": f"{found.auroc:.4f}" if found else "none",
         }
         version = run.log_model(folder, example_png.tobytes(), tags, model_name(systems.line.name))
     card = model_card(
@@ -251,6 +257,15 @@ def _register(
     systems.registry.describe(version, card, {})
     systems.registry.describe_model(systems.line.name, MODEL_PAGE.format(line=systems.line.name))
     return TrainedModel(version, snapshot.id, images, calibration.limit, calibration.promise)
+
+
+def _judge_golden(systems: Systems, detector: Detector) -> GoldenJudgements | None:
+    """The new detector on the golden set; None where that cannot be read: hours of training are not lost for it."""
+    try:
+        return judge_golden(systems, {"new": detector})
+    except (ObjectStoreError, GoldenSetError) as error:
+        get_run_logger().warning("not judged on the golden set: %s", error)
+        return None
 
 
 def _judged_images(detector: Detector, snapshot: Snapshot) -> PreparedImages:
@@ -279,6 +294,8 @@ def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
     line = systems.line.name
     champion, before = systems.registry.champion(line), systems.store.decisions.last_promotion(line)
     if champion is not None and champion.version == version.version:  # tried again after it was moved
+        record_what_is_found(systems)
+        _tell_status(systems, version)
         return CHAMPION
     if champion is None and before is None:
         try:
@@ -286,11 +303,9 @@ def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
         except PromotionConflictError:  # another training was faster
             pass
         else:
-            history = systems.store.decisions.promotions(line)
-            description = with_history(systems.registry.description(version), history)
-            systems.registry.describe(version, description, {"status": CHAMPION})
+            _tell_status(systems, version)
             return CHAMPION
-    systems.registry.set_alias(version, CHALLENGER)
+    make_challenger(systems, version)
     if champion is None and before is not None and before.version != version.version:
         raise ModelRegistryError(
             f"{version.name} has no champion, but had version {before.version} since {before.promoted_at:%Y-%m-%d}: "
@@ -298,3 +313,9 @@ def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
             f"`inspection promote {line} --version N --without-gate REASON` makes version N the champion"
         )
     return CHALLENGER
+
+
+def _tell_status(systems: Systems, version: ModelVersion) -> None:
+    """Let the page of a new champion say so."""
+    rows = [row for row in systems.store.decisions.promotions(systems.line.name) if row.version == version.version]
+    systems.registry.describe(version, with_history(systems.registry.description(version), rows), {"status": CHAMPION})

@@ -71,8 +71,11 @@ def test_a_suspect_night_is_withheld_until_somebody_releases_it(dim_night: Objec
     assert "The verdicts were released by ada" in page
     assert "new lamp" in page
     assert nightly(LINE, LAST_DAY, device="cpu").counts.already_scored == 40
-    again = runner.invoke(app, ["confirm", LINE, "--date", str(LAST_DAY), "--why", "x", "--who", "ada"])
-    assert "nothing is withheld" in again.output
+    again = runner.invoke(app, ["confirm", LINE, "--date", str(LAST_DAY), "--why", "x", "--who", "eve"])
+    assert again.exit_code == 0, again.output
+    assert systems.store.drift.last_release(LINE, LAST_DAY, LAST_DAY, 1).who == "ada"
+    usual = runner.invoke(app, ["confirm", LINE, "--date", "2026-03-07", "--why", "x", "--who", "ada"])
+    assert "nothing is withheld" in usual.output
 
 
 def test_a_usual_night_is_released(trained: ObjectStore) -> None:

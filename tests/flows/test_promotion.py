@@ -183,7 +183,7 @@ def test_without_a_golden_set_a_person_decides(
     """Broken if a model passes although nothing shows that it finds defects, or nobody is told what is missing."""
     train_ganomaly(LINE, seed=1, device="cpu")
     systems = open_systems(LINE)
-    monkeypatch.setattr("tasks.promotion.promote.can_be_asked", lambda: False)
+    monkeypatch.setattr("flows.promote_model.can_be_asked", lambda: False)
     waiting = promote_model(LINE, device="cpu")
     assert waiting.decision.outcome == "waiting"
     assert "the golden set holds no defective image" in waiting.decision.why
@@ -203,7 +203,7 @@ def test_what_cannot_be_promoted_is_said(trained: ObjectStore) -> None:
         ({}, "has no challenger in MLflow at .*; train one with `inspection train plates`"),
         ({"version": 7}, "has no version 7"),
         ({"version": 1}, "is the champion already"),
-        ({"without_gate": "worse"}, "never had another champion; give the version"),
+        ({"without_gate": "worse"}, "has no challenger"),
     ):
         with pytest.raises(PromotionError, match=said):
             promote_model(LINE, device="cpu", **arguments)
@@ -332,7 +332,7 @@ def test_a_new_model_learns_from_no_suspect(trained: ObjectStore) -> None:
     """Broken if training takes what a model flagged or a person rejected, or leaves out what a person found good."""
     nightly(LINE, LAST_DAY, device="cpu")
     systems = open_systems(LINE)
-    flagged = systems.store.scores.flagged_part_names(LINE, LAST_DAY, LAST_DAY)
+    flagged = {part for _, part in systems.store.scores.ever_flagged(LINE, LAST_DAY, LAST_DAY)}
     assert {"d0000", "d0001"} <= flagged
     archive = open_archive()
     record_finding(archive, LINE, "d0000", "good", "ada")

@@ -34,9 +34,18 @@ def server(trained: ObjectStore, tmp_path: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     uri = os.environ["INSPECTION_MLFLOW_TRACKING_URI"]
-    env = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
-    mlflow = str(Path(sys.executable).with_name("mlflow"))
-    command = [mlflow, "models", "serve", "-m", f"models:/ganomaly-{LINE}@champion", "--env-manager", "local"]
+    programs = Path(sys.executable).parent
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
+    env = {**os.environ, "PATH": path, "MLFLOW_TRACKING_URI": uri, "MLFLOW_REGISTRY_URI": uri}
+    command = [
+        str(programs / "mlflow"),
+        "models",
+        "serve",
+        "-m",
+        f"models:/ganomaly-{LINE}@champion",
+        "--env-manager",
+        "local",
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     log = tmp_path / "serve.log"
     with log.open("wb") as file:

@@ -34,7 +34,8 @@ def upgrade() -> None:
         sa.Column("id", _ID, primary_key=True),
         sa.Column("line", sa.String, nullable=False),
         *(sa.Column(name, sa.Date, nullable=False) for name in ("window_start", "window_end")),
-        *(sa.Column(name, sa.String, nullable=False) for name in ("who", "why")),
+        sa.Column("model_version", sa.Integer, nullable=False),
+        *(sa.Column(name, sa.String, nullable=False) for name in ("figures", "who", "why")),
         sa.Column("released_at", sa.DateTime(timezone=True), nullable=False),
         sa.UniqueConstraint(
             "line", "window_start", "window_end", "released_at", name="uq_release_line_window_released_at"

@@ -46,7 +46,7 @@ def ask(
     return decide(
         GoldenJudgements(images, Judgements(judged, spent)),
         Judgements(today, spent),
-        keys,
+        {key: key for key in keys},
         CALIBRATION,
         reload_difference=reload,
         max_ms_per_image=limit_ms,
@@ -142,6 +142,22 @@ def test_a_worse_auroc_is_refused_beyond_the_bootstraps_error() -> None:
     nearly = np.concatenate([good, bad]) + rng.normal(0, 0.001, GOOD + BAD)
     gate = ask(golden=(list(nearly), [*good, *bad]))
     assert [check.outcome for check in gate.checks if check.name.startswith("AUROC")] == ["passed"]
+
+
+def test_ten_views_of_one_odd_part_are_one_false_reject() -> None:
+    """Broken if a challenger is refused for one good part that was photographed often."""
+    views = [GoldenImage(f"v{n}.png", "good", part="odd") for n in range(10)]
+    images = (
+        *views,
+        *(GoldenImage(f"{n}.png", "good", part=f"p{n}") for n in range(50)),
+        GoldenImage("d.png", "crack"),
+    )
+    scores = table([0.9] * 10 + [0.1] * 50 + [0.9], [image.image for image in images])
+    golden = GoldenJudgements(images, Judgements({CHALLENGER: scores, CHAMPION: scores}, dict.fromkeys(WHO, 1.0)))
+    recent = Judgements(dict.fromkeys(WHO, table([], [])), dict.fromkeys(WHO, 0.0))
+    gate = decide(golden, recent, {}, CALIBRATION, reload_difference=0.0, max_ms_per_image=None, may_miss=())
+    (check,) = [check for check in gate.checks if check.name == "false rejects"]
+    assert check.figure.startswith("golden set: 1 of 51 flagged")
 
 
 def test_auroc_is_scikit_learns() -> None:

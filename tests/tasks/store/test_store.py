@@ -26,6 +26,7 @@ from tasks.store.tables import (
     FailureRecord,
     ImageRecord,
     JudgedImage,
+    Release,
     ScoreRecord,
     ScoringRun,
     metadata,
@@ -710,8 +711,10 @@ def test_a_lost_answer_changes_nothing(store: ReportStore, lose_the_next_answer:
     figures = [DriftRecord("brightness", 0.4, 0.8, 0.01, 0.35, True)]
     lost(store.drift.record, run.id, figures)
     assert store.drift.of_run(run.id) == figures
-    release = lost(store.drift.release, "cells", DAY, DAY, "ada", "a new lamp")
-    assert store.drift.last_release("cells", DAY, DAY) == release
+    release = Release("cells", DAY, DAY, 3, "brightness", "ada", "a new lamp", NOON)
+    lost(store.drift.release, release)
+    assert store.drift.last_release("cells", DAY, DAY, 3) == release
+    assert store.drift.last_release("cells", DAY, DAY, 4) is None
     store.leases.drop(f"work of {run.id}", run.id)
     assert [ended.id for ended in lost(store.runs.end_dead, "cells")] == [run.id]
     assert lost(store.runs.finish, run.id, RunCounts(), "completed").state == "completed"
