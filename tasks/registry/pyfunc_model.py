@@ -39,7 +39,7 @@ class DetectorModel(PythonModel):
         """Judge each row's image: raw score, normalised score, p-value, verdict and, when unusable, the reason."""
         images = images_of(list(model_input["image"]))
         scores = self.detector.score(images)
-        columns = {
+        columns: dict[str, list[object]] = {
             "raw_score": [s.raw for s in scores],
             "normalised_score": [s.normalised for s in scores],
             "p_value": [s.p_value for s in scores],
@@ -51,7 +51,8 @@ class DetectorModel(PythonModel):
                 None if score.verdict == "unusable" else self._overlay(image)
                 for image, score in zip(images, scores, strict=True)
             ]
-        return pd.DataFrame(columns).astype(dict.fromkeys(("raw_score", "normalised_score", "p_value"), "float64"))
+        # None, not NaN: the server writes JSON, which knows no NaN
+        return pd.DataFrame({name: pd.Series(values, dtype=_dtype(values)) for name, values in columns.items()})
 
     def _overlay(self, image: bytes | np.ndarray) -> str:
         """A usable image with its heat map laid over it, as a PNG in base64."""
@@ -62,11 +63,24 @@ class DetectorModel(PythonModel):
         return base64.b64encode(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes()).decode("ascii")
 
 
+def _dtype(values: Sequence[object]) -> str:
+    return "float64" if values and all(isinstance(value, float) for value in values) else "object"
+
+
 def images_of(cells: Sequence[object]) -> list[bytes | np.ndarray]:
-    """The images of a column. Where every cell is a row of numbers, all of them are the rows of one image."""
+    """The images of a column.
+
+    Where every cell is a row of numbers, all of them are the rows of one image. MLflow makes one cell of a request's
+    list of texts: each of them is an image.
+    """
     if len(cells) > 1 and all(_is_row(cell) for cell in cells):
         return [as_image(list(cells))]
-    return [as_image(cell) for cell in cells]
+    return [as_image(one) for cell in cells for one in _files_in(cell)]
+
+
+def _files_in(cell: object) -> list[object]:
+    is_list = isinstance(cell, list) and bool(cell) and all(isinstance(one, str | bytes | dict) for one in cell)
+    return list(cell) if is_list and isinstance(cell, list) else [cell]
 
 
 def _is_row(cell: object) -> bool:

@@ -65,7 +65,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> PyFuncModel:
 def test_every_form_gives_a_row_for_each_image(served: PyFuncModel, form: dict[str, Any], images: int) -> None:
     """A client would get the scores of other images, or one row for many."""
     data, _ = _split_data_and_params(json.dumps(form))
-    found = served.predict(infer_and_parse_data(data))
+    found = served.predict(infer_and_parse_data(data, served.metadata.get_input_schema()))
     assert len(found) == images
     assert set(found["verdict"]) <= {"ok", "flagged"}
     assert len(set(found["raw_score"])) == 1
