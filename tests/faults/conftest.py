@@ -14,7 +14,19 @@ import pytest
 
 from tests.faults.postgres_cluster import Cluster, server_programs, tell
 
-AREAS = ("Image file", "Key", "Object", "S3", "Report store", "MLflow", "Prefect", "Process", "Disk", "Security")
+AREAS = (
+    "Image file",
+    "Key",
+    "Object",
+    "Camera",
+    "S3",
+    "Report store",
+    "MLflow",
+    "Prefect",
+    "Process",
+    "Disk",
+    "Security",
+)
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 HEAD = """# What can go wrong, and what becomes of it
 

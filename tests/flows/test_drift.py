@@ -37,7 +37,11 @@ def night_files(bucket: ObjectStore) -> dict[str, str]:
     return {key.rsplit("/", 1)[1]: key for key in keys if key.split("/")[3] == newest}
 
 
-@pytest.mark.fault("Nights", "the lamp ages, the camera moves", "verdicts are kept and withheld until confirmed; alarm")
+@pytest.mark.fault(
+    area="Camera",
+    fault="its lamp ages",
+    outcome="the night is judged and withheld until somebody releases it; the flow fails and says what changed",
+)
 def test_a_suspect_night_is_withheld_until_somebody_releases_it(dim_night: ObjectStore) -> None:
     """Broken if a changed camera's flags reach people as false rejects, or verdicts are lost, or nobody can release."""
     with pytest.raises(

@@ -274,7 +274,11 @@ alias.move_champion(systems, version, systems.registry.champion("plates"), who="
 """
 
 
-@pytest.mark.fault("models", "a promotion is killed before or after it moves the alias", "the old or the new champion")
+@pytest.mark.fault(
+    area="Process",
+    fault="a promotion is killed before or after it moves the alias",
+    outcome="the old or the new version is champion; the next promotion writes down what it finds",
+)
 @pytest.mark.parametrize(("when", "champion"), [("before", 1), ("after", 2)])
 def test_a_killed_promotion_leaves_a_champion(
     challenged: Systems, when: str, champion: int, monkeypatch: pytest.MonkeyPatch
