@@ -267,7 +267,7 @@ def show_flagged(screen: Console, found: FlaggedDay) -> None:
     run = found.run
     count = len(found.parts)
     parts = _count(count, "flagged part") if count else "no part is flagged"
-    if run.scored + run.already_scored == 0:
+    if not count and run.state == "completed" and run.scored + run.already_scored == 0:
         parts = (
             f"nothing was judged: {_count(run.listed, 'object')} listed, {run.unusable} unusable, {run.failed} failed"
         )

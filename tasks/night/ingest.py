@@ -12,7 +12,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from ganomaly.images.preparation import fit_recipe
+from ganomaly.images.preparation import read_image
 from ganomaly.images.recipe import Recipe
 from tasks.lines.window import Window
 from tasks.night.accounting import IngestCounts
@@ -46,8 +46,17 @@ def decide_bits(systems: Systems, images: Sequence[ListedImage]) -> Recipe:
     fetched = fetch_images(
         systems.objects, some, recipe, systems.line.quality, threads=systems.line.scoring.fetch_threads
     )
-    data = [found.data for found in fetched if isinstance(found, FetchedImage)]
-    return recipe.model_copy(update={"bits": fit_recipe(recipe.model_copy(update={"align": "none"}), data).bits})
+    pixels = [
+        read_image(found.data, recipe) for found in fetched if isinstance(found, FetchedImage) and _decodes(found)
+    ]
+    if any(image.dtype != np.uint16 for image in pixels):
+        return recipe.model_copy(update={"bits": 16})  # files of several kinds tell nothing of a camera
+    unaligned = recipe.model_copy(update={"align": "none"})
+    return recipe.model_copy(update={"bits": unaligned.fitted_to(pixels).bits})
+
+
+def _decodes(found: FetchedImage) -> bool:
+    return found.prepared.figures is not None
 
 
 @task(name="ingest-shard", task_run_name="ingest {number}", cache_policy=NO_CACHE, persist_result=False)

@@ -5,9 +5,14 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from deployments.commands.inspection import app
 from flows.catch_up import catch_up
+from flows.ingest_images import ingest_images
 from flows.nightly import nightly
 from flows.train_ganomaly import train_ganomaly
 from ganomaly import TrainingDataError
@@ -49,6 +54,20 @@ def test_what_no_run_looked_at_is_told_and_caught_up(trained: ObjectStore, store
     assert nightly(LINE, LAST_DAY, device="cpu").never_seen == 1
 
 
+def test_a_camera_of_12_bits_is_fit_to_judge(bucket: ObjectStore, write_line: Callable[..., Path]) -> None:
+    """A whole line would be recorded as underexposed, and a black frame of it as fit."""
+    write_line(LINE)
+    for number in range(8):
+        image = cv2.imdecode(np.frombuffer(plate(number), np.uint8), cv2.IMREAD_UNCHANGED).astype(np.uint16) * 16
+        if number == 7:
+            image[:] = 8
+        data = cv2.imencode(".png", image)[1].tobytes()
+        bucket.put(key_of(LAST_DAY, f"p{number}"), data, "image/png")
+    counts = ingest_images(LINE, LAST_DAY)
+    assert (counts.recorded, counts.unusable) == (7, 1)
+    assert ingest_images(LINE, LAST_DAY).already_recorded == 8
+
+
 def test_files_beside_the_images_count_nowhere(trained: ObjectStore) -> None:
     """A camera's notes would be judged as images, or every night be full of unusable ones."""
     before = nightly(LINE, LAST_DAY, device="cpu").counts
@@ -76,6 +95,8 @@ def test_a_night_of_unusable_images_alarms(trained: ObjectStore) -> None:
         trained.put(key_of(IDLE_DAY, f"dark{number}"), b"", "image/png")
     with pytest.raises(NothingJudgedError, match=r"all 3 objects under .* are unusable; the report names the reasons"):
         nightly(LINE, IDLE_DAY, device="cpu")
+    said = CliRunner().invoke(app, ["flagged", LINE, "--date", str(IDLE_DAY)]).output
+    assert "nothing was judged: 3 objects listed, 3 unusable, 0 failed" in said
 
 
 def test_a_deleted_champion_is_replaced_by_a_person(trained: ObjectStore) -> None:
@@ -83,7 +104,7 @@ def test_a_deleted_champion_is_replaced_by_a_person(trained: ObjectStore) -> Non
     systems = open_systems(LINE)
     client, name = systems.registry.client, f"ganomaly-{LINE}"
     client.delete_model_version(name, "1")
-    with pytest.raises(ModelRegistryError, match=r"but had version 1 since .* give the alias champion"):
+    with pytest.raises(ModelRegistryError, match=r"but had version 1 since .* --version N --without-gate REASON"):
         train_ganomaly(LINE, epochs=1, device="cpu")
     assert int(client.get_model_version_by_alias(name, "challenger").version) == 2
     assert systems.registry.champion(LINE) is None

@@ -74,6 +74,9 @@ def test_a_night_end_to_end(trained: ObjectStore) -> None:
     assert sorted(flagged["part"]) == sorted(scores.loc[scores["verdict"] == "flagged", "part"])
     html = trained.get(night.report_key).decode()
     assert "README" in html
+    assert "3 images unusable" in html
+    assert "Objects that are no images of the line" in html
+    assert "could not be judged for a reason outside the image" not in html
     pictures = {base64.b64decode(text) for text in re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", html)}
     assert len(pictures) == 2 * len(flagged)
     for key in flagged["heat_map_key"]:

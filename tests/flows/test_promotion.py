@@ -143,6 +143,8 @@ def test_the_life_of_three_versions(plant: ObjectStore, monkeypatch: pytest.Monk
     back = CliRunner().invoke(app, ["rollback", LINE, "--reason", "too many flags", "--who", "bob"])
     assert back.exit_code == 0, back.output
     assert versions(systems) == (1, None)
+    again = CliRunner().invoke(app, ["rollback", LINE, "--reason", "too many flags", "--who", "bob"])
+    assert "never had another champion" in again.output
     assert nightly(LINE, WEEK[-3], device="cpu").model_version == 1
     assert decided(systems) == [
         ("promoted", "champion", 1, None),
@@ -313,6 +315,7 @@ def test_reviewed_parts_fill_the_golden_set(trained: ObjectStore) -> None:
     assert "blot/d0000-" in golden("add", "d0000", "--kind", "blot", "--who", "ada")
     assert "is in the golden set already" in golden("add", "d0000", "--kind", "blot", "--who", "ada")
     assert "good/g0000-" in golden("add", "g0000", "--who", "ada")
+    assert "with kind 'blot'; if it is 'scratch', change its row" in golden("add", "d0000", "--kind", "scratch")
     trained_on = golden("add", "p0000", "--who", "ada")
     assert ("were used to train" in trained_on) == ("p0000" in trained_manifest_parts())
     systems = open_systems(LINE)

@@ -161,7 +161,7 @@ def test_runs_and_flagged_parts(store: ReportStore) -> None:
     assert "2 flagged parts" in inspection(*day).stdout
     assert "the 1 worst flagged parts, --limit shows more" in inspection(*day, "--limit", "1").stdout
     judge(store, "rings", [])
-    assert "no part is flagged" in inspection("flagged", "rings", "--date", str(DAY)).stdout
+    assert "nothing was judged: 0 objects listed" in inspection("flagged", "rings", "--date", str(DAY)).stdout
 
 
 def test_a_day_whose_run_is_not_complete_says_so(store: ReportStore) -> None:
