@@ -17,7 +17,6 @@ from tasks.golden.judging import GoldenJudgements, Judgements, judge_golden, jud
 from tasks.night.listing import ListedImage
 from tasks.night.score import PinnedModel
 from tasks.promotion.gate import CHALLENGER, CHAMPION, Gate, decide
-from tasks.registry.versions import ModelVersion
 from tasks.steps import NETWORK_STEP
 from tasks.systems import Systems
 from tasks.training.choose import as_listed, newest_of_each_key, not_normal
@@ -41,7 +40,7 @@ def compare_models(
     """Judge the golden set and recent normal images with both models and ask the gate.
 
     Recent images are at most `models.recent_images` of the newest `models.recent_days` production dates, drawn evenly:
-    of parts that no model flagged and no person found defective.
+    that the champion has judged, of parts that no model flagged and no person found defective.
 
     Raises:
         GoldenSetError: if the golden set cannot be read, one of the models learned from it, or ``may_miss`` names
@@ -58,7 +57,7 @@ def compare_models(
     for version in (challenger.version, champion.version):
         refuse_trained_on(systems, golden.images, version)
     logger.info("golden set: %d images, %d of them defective", len(golden.images), golden.defective_n.sum())
-    images, unseen = recent_images(systems, (challenger.version, champion.version))
+    images, unseen = recent_images(systems, challenger, champion)
     recent = judge_with(detectors, _fetched(systems, images))
     logger.info("%d recent images judged by both models", len(recent.scores[CHALLENGER]))
     calibration = challenger.detector.calibration
@@ -78,9 +77,11 @@ def compare_models(
 
 
 def recent_images(
-    systems: Systems, versions: Sequence[ModelVersion]
+    systems: Systems, challenger: PinnedModel, champion: PinnedModel
 ) -> tuple[tuple[ListedImage, ...], dict[str, tuple[date, str]]]:
-    """Images of recent production dates that count as normal; key -> part of those that no version learned from.
+    """Images of recent nights that count as normal; key -> part of those that neither version learned from.
+
+    What the champion has not judged is left out: nothing says that it is normal.
 
     A part that a version learned from is known to it in all views.
     """
@@ -90,12 +91,19 @@ def recent_images(
         return (), {}
     start = newest - timedelta(days=line.models.recent_days - 1)
     recorded = systems.store.images.recorded(line.name, start, newest)
-    recorded = newest_of_each_key(recorded[not_normal(systems, recorded, start, newest) == ""])
+    detector = (champion.version.version, champion.calibration_id)
+    judged = systems.store.scores.judged(line.name, start, newest, *detector)
+    is_judged = [
+        judged.get(image, "unusable") != "unusable" for image in zip(recorded["key"], recorded["etag"], strict=True)
+    ]
+    recorded = newest_of_each_key(
+        recorded[np.array(is_judged, dtype=bool) & (not_normal(systems, recorded, start, newest) == "")]
+    )
     if len(recorded) > line.models.recent_images:
         recorded = recorded.iloc[np.linspace(0, len(recorded) - 1, line.models.recent_images).astype(int)]
     known_images: set[str] = set()
     known_parts: set[str] = set()
-    for version in versions:
+    for version in (challenger.version, champion.version):
         manifest = systems.registry.snapshot_manifest(version)
         known_images |= set(manifest["sha256"])
         known_parts |= set(manifest["part"])
