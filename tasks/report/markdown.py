@@ -46,7 +46,7 @@ def _markdown_parts(parts: list[FlaggedPart]) -> Iterator[str]:
         yield f"| {part.rank} | {texts} | {figures} |"
     if len(parts) > MARKDOWN_PARTS:
         yield ""
-        yield f"{counted(len(parts) - MARKDOWN_PARTS, 'more flagged part')}: see flagged.csv."
+        yield f"{counted(len(parts) - MARKDOWN_PARTS, 'more flagged part')}: the list lies beside the report."
 
 
 def _markdown_text(value: Any) -> str:

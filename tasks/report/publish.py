@@ -53,8 +53,7 @@ def publish_report(
     report = night_report(systems, model, run, listing, unseen, counts, drift)
     folder = report_folder(run.line, window, run.id)
     systems.objects.put(f"{folder}/scores.parquet", scores_parquet(report), "application/vnd.apache.parquet")
-    flagged = "flagged-withheld.csv" if drift.is_withheld else "flagged.csv"
-    systems.objects.put(f"{folder}/{flagged}", flagged_csv(report).encode(), "text/csv; charset=utf-8")
+    systems.objects.put(f"{folder}/{report.flagged_file}", flagged_csv(report).encode(), "text/csv; charset=utf-8")
     html = report_html(report, max_pictures=MAX_PICTURES)
     key = f"{folder}/report.html"
     systems.objects.put(key, html.encode(), "text/html; charset=utf-8")

@@ -151,6 +151,11 @@ class NightReport:
         return self.scores[self.scores["verdict"] == "unusable"].sort_values("key")
 
     @property
+    def flagged_file(self) -> str:
+        """Name of the list of flagged parts: another one while the verdicts are withheld."""
+        return "flagged-withheld.csv" if self.withheld else "flagged.csv"
+
+    @property
     def days(self) -> str:
         """The window as options of a command."""
         one = self.window_start == self.window_end

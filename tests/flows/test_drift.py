@@ -59,6 +59,8 @@ def test_a_suspect_night_is_withheld_until_somebody_releases_it(dim_night: Objec
     page = dim_night.get(files["report.html"]).decode()
     assert "camera or process changed, verdicts withheld" in page
     assert "The verdicts below are not released" in page
+    assert 'href="flagged-withheld.csv"' in page
+    assert 'href="flagged.csv"' not in page
     assert "Camera and process, night by night" in page
     with pytest.raises(SuspectNightError):  # a finished night is not forgotten
         nightly(LINE, LAST_DAY, device="cpu")

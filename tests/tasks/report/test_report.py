@@ -372,7 +372,7 @@ def test_markdown_lists_the_ten_worst_parts() -> None:
     text = night_markdown(make_report(rows))
 
     assert re.findall(r"^\| \d+ \| (p\d+)", text, flags=re.MULTILINE) == [f"p{i}" for i in range(11, 1, -1)]
-    assert "2 more flagged parts: see flagged.csv." in text
+    assert "2 more flagged parts: the list lies beside the report." in text
     assert "| 12 | 12 | 0 | 0 | 0 | 12 | 12 |" in text
 
 
