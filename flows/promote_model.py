@@ -23,7 +23,7 @@ from tasks.systems import open_systems
 
 @dataclass(frozen=True)
 class PromotionResult:
-    """What was decided about a version.
+    """A decision about a version.
 
     Attributes:
         decision: as it was recorded.

@@ -1,4 +1,4 @@
-"""What all of the pipeline's commands share: their options, and errors in one line."""
+"""Shared by all of the pipeline's commands: their options, and errors in one line."""
 
 import getpass
 import logging
@@ -89,7 +89,7 @@ def _fail(message: str) -> NoReturn:
 
 
 def _mistakes(error: "ValidationError") -> str:
-    """What is wrong with settings or options, one line for each, by the name that a person gave them."""
+    """Mistakes in settings or options, one line for each, by the name that a person gave them."""
     lines = []
     for mistake in error.errors(include_url=False):
         name = ".".join(map(str, mistake["loc"]))
@@ -99,7 +99,7 @@ def _mistakes(error: "ValidationError") -> str:
 
 
 def user_name() -> str:
-    """Who runs this; empty where the system has no name for the user."""
+    """Name of the user; empty where the system has none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -357,7 +357,7 @@ def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: Cal
 
 
 def _more_parts(needed: int, config: CalibrationConfig) -> str:
-    """What to do about too few parts: cross-fitted, all of them calibrate."""
+    """The way out of too few parts: cross-fitted, all of them calibrate."""
     if config.cross_fit == "auto" and config.confidence is None:
         return (
             f"add images of other good parts ({max(needed, 3)} parts suffice, all of which calibrate then) or raise "

@@ -16,7 +16,8 @@ from tasks.golden.golden_set import GoldenSetError, refuse_trained_on
 from tasks.golden.judging import GoldenJudgements, Judgements, judge_golden, judge_with
 from tasks.night.listing import ListedImage
 from tasks.night.score import PinnedModel
-from tasks.promotion.gate import CHALLENGER, CHAMPION, Gate, decide
+from tasks.promotion.gate import Gate, decide
+from tasks.registry.versions import CHALLENGER, CHAMPION
 from tasks.steps import NETWORK_STEP
 from tasks.systems import Systems
 from tasks.training.choose import as_listed, newest_of_each_key, not_normal

@@ -15,7 +15,7 @@ from ganomaly.scoring.heatmap import draw_overlay
 from tasks.bucket.failures import ObjectStoreError
 from tasks.night.overlays import as_8bit
 from tasks.promotion.compare import Comparison
-from tasks.promotion.gate import CHALLENGER, CHAMPION
+from tasks.registry.versions import CHALLENGER, CHAMPION
 from tasks.systems import Systems
 
 MOST_PICTURES = 8

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ganomaly.scoring.calibration import Calibration, plausible_false_rejects
 from tasks.golden.judging import GoldenJudgements, Judgements
+from tasks.registry.versions import CHALLENGER, CHAMPION
 
-CHALLENGER, CHAMPION = "challenger", "champion"
 NAMED = 5
 BOOTSTRAPS = 2000
 BOOTSTRAP_SEED = 0

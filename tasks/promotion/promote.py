@@ -152,13 +152,15 @@ def move_without_gate(
     """
     if not reason.strip() or who.strip() in ("", NOBODY):
         raise PromotionError("a promotion without the gate needs a reason and the name of who wants it (--who)")
+    rows = systems.store.decisions.promotions(systems.line.name)
+    was_champion = any(row.alias == CHAMPION and row.version == candidates.wanted.version for row in rows)
     return move_champion(
         systems,
         candidates.wanted,
         candidates.champion,
         who=who,
-        why=reason.strip(),
-        outcome="rolled_back",
+        why=f"without the gate: {reason.strip()}",
+        outcome="rolled_back" if was_champion else "promoted",
         flow_run_id=flow_run_id,
     )
 

@@ -20,7 +20,7 @@ MOST_DAYS = 31
 """More production dates are summed up by month: MLflow holds 5,000 letters."""
 OUTCOMES = {
     "promoted": "became champion",
-    "rolled_back": "became champion again, without the gate",
+    "rolled_back": "became champion again",
     "found": "was found as champion",
     "refused": "was refused",
     "waiting": "waits for a person's approval",

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 from ganomaly import Calibration
 from tasks.golden.golden_set import GoldenImage
 from tasks.golden.judging import GoldenJudgements, Judgements
-from tasks.promotion.gate import CHALLENGER, CHAMPION, Gate, auroc, auroc_difference, decide
+from tasks.promotion.gate import Gate, auroc, auroc_difference, decide
+from tasks.registry.versions import CHALLENGER, CHAMPION
 
 CALIBRATION = Calibration.fit(np.linspace(0, 1, 200), 0.05)
 GOOD, BAD = 60, 20
