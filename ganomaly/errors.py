@@ -29,3 +29,7 @@ class TrainingDivergedError(RuntimeError):
 
 class DetectorFileError(ValueError):
     """A saved detector that is missing a file, was altered, or needs a newer version of this software."""
+
+
+class ExportError(ValueError):
+    """A detector that cannot be exported with these images, or whose export judges otherwise."""

@@ -3,6 +3,7 @@
 import typer
 
 from ganomaly.cli.benchmark import benchmark
+from ganomaly.cli.export import export
 from ganomaly.cli.fit import fit
 from ganomaly.cli.info import info
 from ganomaly.cli.paper import paper
@@ -13,5 +14,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Learn from images of good parts what a good part looks like, and flag images that look otherwise.",
 )
-for command in (fit, score, info, benchmark, paper):
+for command in (fit, score, info, export, benchmark, paper):
     app.command()(command)

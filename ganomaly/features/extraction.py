@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ganomaly.features.engine import Maps
 
@@ -19,18 +20,24 @@ EPOCH = 320
 """Images of an epoch of training, drawn from all."""
 
 
-def vectors_of(maps: Maps) -> tuple[NDArray[np.float16], tuple[int, int]]:
-    """The maps of one image as one vector for each place of the coarsest: float16 (L, K), and its (h, w).
+def place_vectors(maps: Sequence[Tensor]) -> tuple[Tensor, tuple[int, int]]:
+    """Maps (B, C, h, w) of one or more strides as one vector for each place of the coarsest: (B, L, K), and its (h, w).
 
     Each number is the mean over the places around it; finer maps are averaged over the places of the coarsest.
     """
-    grid = (maps[-1].shape[1], maps[-1].shape[2])
+    grid = (int(maps[-1].shape[2]), int(maps[-1].shape[3]))
     parts = []
-    for map_chw in maps:
-        x_1chw = torch.from_numpy(map_chw)[None]
-        x_1chw = F.avg_pool2d(x_1chw, NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
-        parts.append(F.adaptive_avg_pool2d(x_1chw, grid)[0].flatten(1))
-    vectors: NDArray[np.float16] = torch.cat(parts).T.half().numpy()
+    for map_bchw in maps:
+        x_bchw = F.avg_pool2d(map_bchw, NEIGHBOURHOOD, 1, NEIGHBOURHOOD // 2, count_include_pad=False)
+        finer = int(map_bchw.shape[2]) // grid[0]
+        parts.append(F.avg_pool2d(x_bchw, finer).flatten(2))
+    return torch.cat(parts, dim=1).transpose(1, 2), grid
+
+
+def vectors_of(maps: Maps) -> tuple[NDArray[np.float16], tuple[int, int]]:
+    """`place_vectors` of the maps of one image: float16 (L, K), and (h, w)."""
+    vectors_1lk, grid = place_vectors([torch.from_numpy(map_chw)[None] for map_chw in maps])
+    vectors: NDArray[np.float16] = vectors_1lk[0].half().numpy()
     return vectors, grid
 
 

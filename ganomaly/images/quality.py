@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ganomaly.images.formats.common import Pixels
 
 MEASURED_SIDE_PX = 256
-_SATURATED = 0.98
+SATURATED = 0.98
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class QualityGate(BaseModel):
             height_px=height_px,
             brightness=_percentile_99(grey, white),
             contrast=math.sqrt(_variance(unit)),
-            saturated_fraction=float(np.count_nonzero(unit >= _SATURATED) / unit.size),
+            saturated_fraction=float(np.count_nonzero(unit >= SATURATED) / unit.size),
             sharpness=sharpness,
             red=red,
             blue=blue,

@@ -1,7 +1,7 @@
 """How a camera image becomes the network's input. The recipe is saved inside the detector: training equals scoring."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Self
 
@@ -259,7 +259,7 @@ class Recipe(BaseModel):
                 f"{width} x {height} px",
             )
         # float from here on: the detail of 16 bits survives until the last step, means of 8 bits are not rounded
-        unit = _resized(region.astype(np.float32), height, width) / np.float32(np.iinfo(image.dtype).max)
+        unit = resized(region.astype(np.float32), height, width) / np.float32(np.iinfo(image.dtype).max)
         if self.illumination == "local_contrast":
             steps = 128 + 127 / self.clip * np.clip(self._local_contrast(unit), -self.clip, self.clip)
         else:
@@ -314,9 +314,13 @@ class Recipe(BaseModel):
             )
         return self.roi
 
+    def window_px(self, shape: Sequence[int]) -> int:
+        """Side of the window of local_contrast for an input of this height and width; odd: it has a middle."""
+        return max(3, round(self.window * min(shape)) | 1)
+
     def _local_contrast(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
         """(x - local mean) / (local deviation + noise level), per channel, for x in [0, 1] of shape (S, S[, C])."""
-        side = max(3, round(self.window * min(unit.shape[:2])) | 1)  # odd: the window has a middle
+        side = self.window_px(unit.shape[:2])
         centred = unit - unit.mean(axis=(0, 1))  # the difference of two means of squares needs small numbers
         mean = cv2.boxFilter(centred, -1, (side, side), borderType=cv2.BORDER_REFLECT_101)
         mean_square = cv2.sqrBoxFilter(centred, -1, (side, side), borderType=cv2.BORDER_REFLECT_101)
@@ -366,7 +370,7 @@ def _with_channels(region: Pixels, channels: int) -> NDArray[Any]:
     return region
 
 
-def _resized(image: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:
+def resized(image: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:
     """Stretch to a size: first the axes that shrink, by area, then those that grow, linearly."""
     height, width = image.shape[:2]
     shrunk = (min(width, width_px), min(height, height_px))

@@ -27,7 +27,7 @@ from ganomaly.scoring.score import NormalMaps, as_maps
 from ganomaly.scoring.scores import FittedScores, Judged, below
 
 BATCH = 8
-"""Images that are judged together, always: smaller batches are padded, so that a score depends on no other image."""
+"""Images that are judged together."""
 LEAST_SCALE = 1e-4
 COPIES = 6
 """Of all covariances, that are in memory at once while they are fitted."""
@@ -155,15 +155,13 @@ class FeatureJudge:
 
     def _judgement(self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores]) -> Judged:
         """What the fits say of some images, of vectors (B, L, K + G)."""
-        n_images = len(vectors_blk)
-        padded = np.pad(vectors_blk, ((0, BATCH - n_images), (0, 0), (0, 0))).astype(np.float32)
-        x_blk = torch.from_numpy(padded).to(self.device)
+        x_blk = torch.from_numpy(vectors_blk.astype(np.float32)).to(self.device)
         found = Judged([one.maps(x_blk, self.network) for one in fitted], [one.deviations(x_blk) for one in fitted])
-        return found.of(n_images, self._places)
+        return found.of(self._places)
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
-        weights = {BACKBONE + name: tensor.cpu() for name, tensor in self._frozen().network.state_dict().items()}
+        weights = {BACKBONE + name: tensor.cpu() for name, tensor in self.backbone.network.state_dict().items()}
         weights[GRAPH] = torch.frombuffer(bytearray(self._graph()), dtype=torch.uint8)
         if self.network is not None:
             weights |= {NETWORK + name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
@@ -248,7 +246,8 @@ class FeatureJudge:
         normal = NormalMaps(batches, self._grid, len(vectors), network, self.config.training.seed)
         return FittedScores.fit(mean_k, scale_k, normal, self._n_fields)
 
-    def _frozen(self) -> Backbone:
+    @property
+    def backbone(self) -> Backbone:
         """The frozen network: of a loaded detector only where something else than its graph is asked for."""
         if self._backbone is None and self._saved is not None:
             self._backbone = restore_backbone(self.config.features, *self._saved)
@@ -258,7 +257,7 @@ class FeatureJudge:
 
     @property
     def _origin(self) -> Mapping[str, str]:
-        return self._frozen().origin if self._saved is None else self._saved[1]
+        return self.backbone.origin if self._saved is None else self._saved[1]
 
     def _graph(self) -> bytes:
         if isinstance(self._engine, CompiledEngine):
@@ -267,12 +266,12 @@ class FeatureJudge:
             raise ValueError(
                 "recipe.input_px is open: let `Detector.fit` decide it, or `ganomaly.images.preparation.fit_recipe`"
             )
-        return export(self._frozen().network, *self.config.recipe.input_px)
+        return export(self.backbone.network, *self.config.recipe.input_px)
 
     def _new_engine(self, graph: bytes | None = None) -> Engine:
         if self.device.type == "cpu":
             return CompiledEngine(self._graph() if graph is None else graph)
-        return TorchEngine(self._frozen().network, self.device)
+        return TorchEngine(self.backbone.network, self.device)
 
     def _started_engine(self) -> Engine:
         if self._engine is None:

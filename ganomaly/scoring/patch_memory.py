@@ -57,7 +57,8 @@ class PatchMemory:
 
     def map(self, x_blk: Tensor, network: FeatureGANomaly | None) -> Tensor:  # noqa: ARG002 - asks no network
         """See `Score`."""
-        squared_bl = self._squared(x_blk @ self.whitening_kk, self.kept_mk)
+        white_blk = torch.stack([x_lk @ self.whitening_kk for x_lk in x_blk])  # each image alone
+        squared_bl = self._squared(white_blk, self.kept_mk)
         return self.units.standardise(squared_bl.reshape(-1, *self.units.grid))
 
     def _of_others(self, normal: NormalMaps, image_m: Tensor) -> Tensor:

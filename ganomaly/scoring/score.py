@@ -72,7 +72,7 @@ class Score(Protocol):
 def worst_places(map_bhw: Tensor) -> Tensor:
     """The mean of the worst 2 % of a map's places, (B,)."""
     flat_bl = map_bhw.flatten(1)
-    n_worst = max(1, round(WORST_SHARE * flat_bl.shape[1]))
+    n_worst = max(1, round(WORST_SHARE * int(flat_bl.shape[1])))
     return flat_bl.topk(n_worst, dim=1).values.mean(1)
 
 

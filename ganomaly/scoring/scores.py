@@ -118,11 +118,11 @@ class Judged:
     maps: Sequence[Mapping[str, Tensor]]
     deviations: Sequence[Tensor]
 
-    def of(self, n_images: int, places: Tensor | None) -> "Judged":
-        """The same of the first images, on the CPU; `places` (h, w) has 0 where nothing is judged."""
+    def of(self, places: Tensor | None) -> "Judged":
+        """The same on the CPU; `places` (h, w) has 0 where nothing is judged."""
         shown = 1 if places is None else places
-        maps = [{name: (map_bhw[:n_images] * shown).cpu() for name, map_bhw in of.items()} for of in self.maps]
-        return Judged(maps, [deviations_b[:n_images].cpu() for deviations_b in self.deviations])
+        maps = [{name: (map_bhw * shown).cpu() for name, map_bhw in of.items()} for of in self.maps]
+        return Judged(maps, [deviations_b.cpu() for deviations_b in self.deviations])
 
     @cached_property
     def _map_fbhw(self) -> Tensor:
@@ -142,17 +142,27 @@ class Judged:
         See `Calibration.guaranteed_rate` for why the lowest.
         """
         pairs = zip(self._map_fbhw, self.deviations, strict=True)
-        return _lowest([worst_places(map_bhw) + alarm(deviations_b) for map_bhw, deviations_b in pairs])
+        return _as_raw([one_score(map_bhw, deviations_b) for map_bhw, deviations_b in pairs])
 
     def by_method(self) -> dict[str, NDArray[np.float64]]:
         """The raw scores (B,), "fused", and beside them what each score alone would say, by name."""
-        alone = {name: _lowest([worst_places(of_fit[name]) for of_fit in self.maps]) for name in self.maps[0]}
-        return {"fused": self.raw_b} | alone | {"grain": _lowest(self.deviations)}
+        alone = {name: _as_raw([worst_places(of_fit[name]) for of_fit in self.maps]) for name in self.maps[0]}
+        return {"fused": self.raw_b} | alone | {"grain": _as_raw(self.deviations)}
 
 
-def _lowest(scores: Sequence[Tensor]) -> NDArray[np.float64]:
-    """Of the scores (B,) of each fit the lowest, as raw scores from 0 up that keep their order: log(1 + e^s)."""
-    raw: NDArray[np.float64] = np.logaddexp(0.0, torch.stack(list(scores)).min(0).values.double().numpy())
+def one_score(map_bhw: Tensor, deviations_b: Tensor) -> Tensor:
+    """What one fit says of images, (B,), by its map (B, h, w) and the deviations of their grain: above and below 0."""
+    return worst_places(map_bhw) + alarm(deviations_b)
+
+
+def lowest(scores: Sequence[Tensor]) -> Tensor:
+    """Of the scores (B,) of each fit the lowest."""
+    return torch.stack(list(scores)).amin(0)
+
+
+def _as_raw(scores: Sequence[Tensor]) -> NDArray[np.float64]:
+    """The lowest of the scores as raw scores from 0 up that keep their order: log(1 + e^s)."""
+    raw: NDArray[np.float64] = np.logaddexp(0.0, lowest(scores).double().numpy())
     return raw
 
 

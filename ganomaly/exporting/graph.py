@@ -1,0 +1,110 @@
+"""A detector over features as one module: camera pixels in, verdict, scores and heat map out."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody uses
+from torch import Tensor, nn
+
+from ganomaly.detector import Detector
+from ganomaly.exporting.camera import GateGraph, RecipeGraph, full_range
+from ganomaly.features.extraction import place_vectors
+from ganomaly.judges.features import FeatureJudge
+from ganomaly.networks.feature_ganomaly import FeatureGANomaly
+from ganomaly.scoring.grain import FIELD_PX, ROUNDING
+from ganomaly.scoring.scores import FittedScores, lowest, one_score
+
+VERDICTS = ("ok", "flagged", *GateGraph.REASONS)
+"""By the number that a graph gives: from 2 on the reason why an image is unusable."""
+INPUT, OUTPUTS = "pixels", ("verdict", "raw_score", "normalised_score", "p_value", "heat_map")
+ROUNDED = 1e-5
+"""Share of the limit that rounding may add: the calibration image that sets the limit stays good."""
+
+
+class DetectorGraph(nn.Module):
+    """What a detector says of one camera image of one size.
+
+    Args:
+        detector: a calibrated one that looks at features and aligns nothing.
+        height_px: of the camera image.
+        width_px: of the camera image.
+        white: its highest value, 255 or 65535.
+    """
+
+    def __init__(self, detector: Detector, height_px: int, width_px: int, white: int) -> None:
+        super().__init__()
+        judge, calibration, heat = detector.judge, detector.calibration, detector.heat
+        assert isinstance(judge, FeatureJudge)
+        assert calibration is not None
+        assert heat is not None
+        self._recipe, self._white = detector.config.recipe, white
+        self.gate = GateGraph(detector.config.quality, height_px, width_px, white)
+        self.recipe = RecipeGraph(detector.config.recipe, height_px, width_px, white)
+        self.judge = JudgeGraph(judge)
+        self._limit, self._lowest, self._heat_limit = calibration.limit, calibration.lowest, heat.limit
+        self._span = max(self._limit - self._lowest, float(np.spacing(abs(self._limit))))
+        self.register_buffer("calibration", torch.from_numpy(calibration.scores_n).float())
+
+    def forward(self, pixels_hwc: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Judge pixels (H, W, 3) RGB in [0, white], float32: the place in `VERDICTS` and what `OUTPUTS` names.
+
+        Of an unusable image the scores mean nothing.
+        """
+        pixels_hwc = full_range(pixels_hwc, self._recipe, self._white)
+        fault = self.gate(pixels_hwc)
+        raw, map_hw = self.judge(self.recipe(pixels_hwc))
+        calibration_n = self.get_buffer("calibration")
+        higher = (calibration_n * (1 + ROUNDED) >= raw).float().sum()
+        excess = (raw - self._lowest).clamp(min=0)
+        flagged = (raw > self._limit * (1 + ROUNDED)).long()
+        verdict = torch.where(fault > 0, fault + 1, flagged)
+        p_value = (1 + higher) / (len(calibration_n) + 1)
+        return verdict, raw, excess / (excess + self._span), p_value, (map_hw / self._heat_limit).clamp(min=0)
+
+
+class JudgeGraph(nn.Module):
+    """The raw score and the map of one prepared image.
+
+    Args:
+        judge: a fitted one.
+    """
+
+    def __init__(self, judge: FeatureJudge) -> None:
+        super().__init__()
+        self.backbone = judge.backbone.network
+        self.network: FeatureGANomaly | None = judge.network
+        self._fitted: tuple[FittedScores, ...] = judge.fitted
+
+    def forward(self, pixels_1chw: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge grey levels (1, 3, H, W): raw score () and map (h, w)."""
+        vectors_1lk, grid = place_vectors(self.backbone(pixels_1chw))
+        both = torch.cat([vectors_1lk, _roughness(pixels_1chw, grid)], dim=2).half().float()
+        maps, raws = [], []
+        for fit in self._fitted:
+            map_1hw = torch.stack(list(fit.maps(both, self.network).values())).mean(0)
+            maps.append(map_1hw)
+            raws.append(one_score(map_1hw, fit.deviations(both)))
+        return F.softplus(lowest(raws))[0], torch.stack(maps).mean(0)[0]
+
+
+def _roughness(pixels_1chw: Tensor, grid: tuple[int, int]) -> Tensor:
+    """`ganomaly.scoring.grain.roughness` as tensors, (1, L, G)."""
+    grey = pixels_1chw.mean(1, keepdim=True)
+    mean, square = F.avg_pool2d(grey, FIELD_PX), F.avg_pool2d(grey.square(), FIELD_PX)
+    deviation = ((square - mean.square()).clamp(min=0) + ROUNDING).sqrt()
+    height, width = grid
+    rows, columns = deviation.shape[2] // height, deviation.shape[3] // width
+    fields = deviation.reshape(height, rows, width, columns).permute(0, 2, 1, 3)
+    return fields.reshape(1, height * width, rows * columns)
+
+
+def unfit_for_export(detector: Detector) -> str | None:
+    """What stands in the way of a graph, for people; None if nothing does."""
+    if detector.config.input != "features":
+        return 'it looks at pixels; serve it with MLflow, or train one with input = "features"'
+    recipe = detector.config.recipe
+    if recipe.reference is not None:
+        return (
+            f"it brings parts into one frame (recipe.align = {recipe.align!r}), which no graph can; serve it with "
+            'MLflow, or train one with recipe.align = "none"'
+        )
+    return None
