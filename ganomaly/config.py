@@ -87,6 +87,7 @@ def _ignored_by_pixels(config: DetectorConfig) -> list[str]:
     found = [] if config.features == FeaturesConfig() else ["[features]"]
     found += [f"recipe.{name}" for name in ("resolution", "input_px") if getattr(recipe, name) is not None]
     found += ["recipe.keep_aspect = true"] if recipe.keep_aspect else []
+    found += ["calibration.trim"] if config.calibration.trim else []
     found += ['calibration.cross_fit = "auto"'] if config.calibration.cross_fit == "auto" else []
     return found
 

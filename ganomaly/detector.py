@@ -1,7 +1,7 @@
 """The detector: recipe, judge and calibration in one object that is trained, saved, loaded and scored with."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,6 +23,9 @@ from ganomaly.scoring.heatmap import HeatMapStatistics
 
 Verdict = Literal["ok", "flagged", "unusable"]
 
+TRIM_FOLDS, TRUSTED = 5, 0.75
+SUSPECT = "suspect"
+"""The reason why an image of a part that looks least like all others is not learned from."""
 HEAT_MAP_SAMPLE = 256
 """Images that suffice for the heat map's mean and deviation per location."""
 
@@ -95,9 +98,44 @@ class Detector:
         config = config.model_copy(update={"recipe": fit_recipe(config.recipe, images)})
         detector = cls(config, device=device)
         prepared = list(detector.prepare_all(images))
-        for _ in detector.learn(prepared, plan_roles(prepared, parts, config.calibration, config.training.seed)):
+        for _ in detector.learn(prepared, detector.plan(prepared, parts)):
             pass
         return detector
+
+    def plan(self, prepared: Sequence[Prepared], parts: Sequence[str] | None = None) -> Plan:
+        """Decide who trains and who calibrates, see `plan_roles`; with `calibration.trim`, suspects get no role.
+
+        Suspects are the parts that look least like all others: scores are fitted on some parts and judge the rest in
+        turn, so that a defect does not vouch for itself; and then once more on the most usual parts alone, so that
+        defects do not vouch for one another (as the robust estimates of Rousseeuw and Van Driessen 1999 begin).
+
+        Raises:
+            TrainingDataError: if the images cannot train or calibrate a detector as asked.
+        """
+        config, seed = self.config.calibration, self.config.training.seed
+        plan = plan_roles(prepared, parts, config, seed)
+        n_suspects = round(config.trim * plan.n_parts)
+        if n_suspects == 0:
+            return plan
+        assert isinstance(self.judge, FeatureJudge)
+        among = plan.roles != ""
+        names, part_m = np.unique(plan.parts[among], return_inverse=True)
+        fold_of = np.random.default_rng(seed).permutation(len(names)) % TRIM_FOLDS
+        images, worst_of, trusted = self.stack(prepared, among), np.zeros(len(names)), np.ones(len(names), dtype=bool)
+        for _ in range(2):
+            raw_m = self.judge.scores_among_others(images, fold_of[part_m], trusted[part_m])
+            worst_of[:] = 0
+            np.maximum.at(worst_of, part_m, raw_m)
+            trusted = worst_of <= np.quantile(worst_of, TRUSTED)
+        suspected = np.isin(plan.parts, names[np.argsort(-worst_of, kind="stable")[:n_suspects]])
+        left = [
+            Prepared(None, one.figures, SUSPECT, "looks least like all others (calibration.trim)") if out else one
+            for one, out in zip(prepared, suspected.tolist(), strict=True)
+        ]
+        suspects = tuple(np.flatnonzero(suspected).tolist())
+        return replace(
+            plan_roles(left, parts, config, seed), suspects=suspects, trimmed_share=n_suspects / plan.n_parts
+        )
 
     def prepare(self, image: ImageSource) -> Prepared:
         """Decode one image, judge its quality and apply the recipe; never raises for a bad image."""
@@ -117,11 +155,11 @@ class Detector:
             TrainingDivergedError: if a loss is not finite.
         """
         if plan.folds is not None:
-            self._cross_calibrate(prepared, plan.roles, plan.folds)
+            self._cross_calibrate(prepared, plan.roles, plan.folds, plan.trimmed_share)
             return
         train, fit, calibrate = (self.stack(prepared, plan.roles == role) for role in ROLES)
         yield from self.train(train)
-        self.calibrate(_together(train, fit), calibrate)
+        self.calibrate(_together(train, fit), calibrate, plan.trimmed_share)
 
     def train(self, images_nhwc: PreparedImages) -> Iterator[EpochStats]:
         """Train the networks on prepared normal images, uint8 (N, H, W, C), one epoch per value drawn.
@@ -131,12 +169,13 @@ class Detector:
         """
         return self.judge.train(images_nhwc)
 
-    def calibrate(self, fit_nhwc: PreparedImages, calibrate_nhwc: PreparedImages) -> None:
+    def calibrate(self, fit_nhwc: PreparedImages, calibrate_nhwc: PreparedImages, trimmed_share: float = 0.0) -> None:
         """Fit the score's statistics on normal images and the reject limit on others that training never saw.
 
         Args:
             fit_nhwc: prepared normal images, uint8 (N, H, W, C); those that trained the networks may be among them.
             calibrate_nhwc: prepared normal images, uint8 (M, H, W, C), that are not among the others.
+            trimmed_share: share of the parts that were left out as suspects, see `plan`.
 
         Raises:
             TrainingDataError: if M is too small for the false-reject rate and its confidence.
@@ -144,7 +183,7 @@ class Detector:
         rate, confidence = self.config.calibration.false_reject_rate, self.config.calibration.confidence
         self.judge.fit(fit_nhwc)
         held_out = self.judge.raw_scores_and_maps(calibrate_nhwc, lambda raw_n: np.ones(len(raw_n), dtype=bool))
-        self.calibration = Calibration.fit([raw for raw, _ in held_out], rate, confidence)
+        self.calibration = Calibration.fit([raw for raw, _ in held_out], rate, confidence, trimmed_share=trimmed_share)
         if self.config.input == "features":
             self.heat = HeatMapStatistics.fit_limit(_maps_of(held_out), rate)
             return
@@ -167,7 +206,9 @@ class Detector:
         self.calibration = calibration.with_rate(false_reject_rate)
         self.config = self.config.model_copy(update={"calibration": promise})
 
-    def _cross_calibrate(self, prepared: Sequence[Prepared], roles: NDArray[np.str_], folds: NDArray[np.intp]) -> None:
+    def _cross_calibrate(
+        self, prepared: Sequence[Prepared], roles: NDArray[np.str_], folds: NDArray[np.intp], trimmed_share: float
+    ) -> None:
         """Let every part calibrate, each by statistics that were fitted without its fold."""
         assert isinstance(self.judge, FeatureJudge)
         rate, confidence = self.config.calibration.false_reject_rate, self.config.calibration.confidence
@@ -175,7 +216,7 @@ class Detector:
         n_folds = int(folds[roles == CROSS].max()) + 1
         raw_n, maps_nhw = self.judge.cross_fit(self.stack(prepared, folds >= 0), folds[folds >= 0], n_folds)
         fold_size = int(calibrates.sum()) // n_folds
-        self.calibration = Calibration.fit(raw_n[calibrates], rate, confidence, fold_size)
+        self.calibration = Calibration.fit(raw_n[calibrates], rate, confidence, fold_size, trimmed_share)
         self.heat = HeatMapStatistics.fit_limit(maps_nhw[calibrates], rate)
 
     def score(self, images: Sequence[ImageSource]) -> list[ImageScore]:
@@ -253,6 +294,7 @@ class Detector:
             "heat.limit": np.array(self.heat.limit),
             "calibration.scores": calibration.scores_n,
             "calibration.fold_size": np.array(calibration.fold_size),
+            "calibration.trimmed_share": np.array(calibration.trimmed_share),
         } | self.judge.arrays()
         description = {
             "config": self.config.model_dump(mode="json"),
@@ -289,7 +331,11 @@ class Detector:
         promise = self.config.calibration
         fold_size = int(numbers["calibration.fold_size"])
         self.calibration = Calibration(
-            numbers["calibration.scores"], promise.false_reject_rate, promise.confidence, fold_size
+            numbers["calibration.scores"],
+            promise.false_reject_rate,
+            promise.confidence,
+            fold_size,
+            float(numbers["calibration.trimmed_share"]),
         )
         if self.calibration.id != saved.description["calibration_id"]:
             raise ValueError(f"calibration id is {self.calibration.id}, recorded {saved.description['calibration_id']}")

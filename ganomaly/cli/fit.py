@@ -92,7 +92,7 @@ def _fit(
 ) -> None:
     from ganomaly import Detector
     from ganomaly.images.preparation import fit_recipe
-    from ganomaly.parts.roles import plan_roles, suspected_parts
+    from ganomaly.parts.roles import suspected_parts
 
     root = folder if folder.is_dir() else folder.parent
     recipe = fit_recipe(config.recipe, [root / path for path in images])
@@ -100,11 +100,15 @@ def _fit(
     detector = Detector(config, device=device, snapshot_id=_snapshot_id(root, images))
     with progress() as bar:
         prepared = _prepare(bar, detector, [root / path for path in images])
-        plan = plan_roles(prepared, parts, config.calibration, config.training.seed)
+        plan = detector.plan(prepared, parts)
         _learn(bar, detector, prepared, plan)
     detector.save(output)
     assert detector.calibration is not None
     typer.echo(f"{plan.summary}{_unusable_summary(images, prepared)}")
+    if plan.suspects:
+        named = ", ".join(shown(images[at]) for at in plan.suspects[:NAMED_UNUSABLE])
+        more = f" and {len(plan.suspects) - NAMED_UNUSABLE} more" if len(plan.suspects) > NAMED_UNUSABLE else ""
+        typer.echo(f"suspects, not learned from: {named}{more}; look at them")
     if plan.warning is not None:
         typer.secho(f"warning: {plan.warning}", fg="yellow", err=True)
     if parts is None and (suspicion := suspected_parts([path.as_posix() for path in images])) is not None:

@@ -23,7 +23,7 @@ from ganomaly.evaluation.metrics import aupimo, image_auroc, map_figures
 from ganomaly.images.preparation import ImageSource, Prepared, fit_recipe, read_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
-from ganomaly.parts.roles import parts_from_names, plan_roles
+from ganomaly.parts.roles import parts_from_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAP_SIDE_PX = 512
@@ -163,7 +163,7 @@ def run_set(
     if part_pattern is not None and not data.names:
         raise TrainingDataError(f"{data.name}: has no file names that a part pattern could be searched in")
     parts = None if part_pattern is None else parts_from_names(data.names, part_pattern)
-    for _ in detector.learn(prepared, plan_roles(prepared, parts, config.calibration, seed)):
+    for _ in detector.learn(prepared, detector.plan(prepared, parts)):
         pass
     fitted = time.perf_counter()
     del prepared

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -110,18 +110,40 @@ class FeatureJudge:
             Raw scores (N,) and maps (N, h, w) of the images, each by the scores that were fitted without its fold; of
             those that were never left out they mean nothing.
         """
+        fitted, raw_n, maps_nhw = self._cross_fit(images_nhwc, fold_n, n_folds)
+        self.fitted = fitted
+        self._forget_vectors()
+        return raw_n, maps_nhw
+
+    def scores_among_others(
+        self, images_nhwc: PreparedImages, fold_n: NDArray[np.intp], trusted_n: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """Raw scores (N,) of prepared images, each by scores that were fitted on the other folds; nothing is kept.
+
+        Args:
+            images_nhwc: prepared images, uint8 (N, H, W, 3).
+            fold_n: the fold of each, (N,), from 0 up.
+            trusted_n: which of them may be fitted on, (N,).
+        """
+        return self._cross_fit(images_nhwc, fold_n, int(fold_n.max()) + 1, trusted_n)[1]
+
+    def _cross_fit(
+        self,
+        images_nhwc: PreparedImages,
+        fold_n: NDArray[np.intp],
+        n_folds: int,
+        trusted_n: NDArray[np.bool_] | Literal[True] = True,
+    ) -> tuple[tuple[FittedScores, ...], NDArray[np.float64], NDArray[np.float32]]:
         vectors, fitted = self._extracted(images_nhwc), []
         maps_nhw, raw_n = np.zeros((len(images_nhwc), *self._grid), np.float32), np.zeros(len(images_nhwc))
         for fold in range(n_folds):
-            inside, outside = np.flatnonzero(fold_n == fold), np.flatnonzero(fold_n != fold)
+            inside, outside = np.flatnonzero(fold_n == fold), np.flatnonzero((fold_n != fold) & trusted_n)
             fitted.append(self._fitted_on(vectors.some(outside)).to(self.device))
             for start in range(0, len(inside), BATCH):
                 rows = inside[start : start + BATCH]
                 judged = self._judgement(vectors[rows], fitted[-1:])
                 maps_nhw[rows], raw_n[rows] = judged.map_bhw, judged.raw_b
-        self.fitted = tuple(fitted)
-        self._forget_vectors()
-        return raw_n, maps_nhw
+        return tuple(fitted), raw_n, maps_nhw
 
     def raw_scores(self, images_nhwc: PreparedImages) -> NDArray[np.float64]:
         """Raw anomaly scores (N,) of prepared images, uint8 (N, H, W, 3)."""

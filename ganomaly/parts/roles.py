@@ -35,6 +35,8 @@ SUSPICIOUS_IMAGES_EACH = 5
 """Images per value from which a field of file names is taken for a part, where nobody named parts."""
 FEW_PARTS = 0.5
 """Parts per part id (or image, without ids) up to which a folder counts as photos of a few parts."""
+MOST_ALIKE = 10
+"""Near-duplicates of one another that are learned from: a conveyor that stands still must not outweigh other parts."""
 LARGE_PART = 0.25
 """Share of the images from which near-duplicates of one part outweigh the others."""
 
@@ -52,7 +54,11 @@ class Plan:
         images: usable images.
         stated: different part ids among them; where there are no ids, the images.
         spare: usable images without a role: further images of parts that calibrate, which count once.
+        surplus: usable images without a role: near-duplicates of `MOST_ALIKE` others.
         warning: what is wrong with the images as a sample of parts, for people; None if nothing is.
+        suspects: which of the N images were left out because they look least like all others, see
+            `CalibrationConfig.trim`.
+        trimmed_share: share of the parts that these are, in [0, 1).
     """
 
     roles: NDArray[np.str_]
@@ -62,6 +68,9 @@ class Plan:
     spare: int
     warning: str | None
     folds: NDArray[np.intp] | None = None
+    surplus: int = 0
+    suspects: tuple[int, ...] = ()
+    trimmed_share: float = 0.0
 
     @property
     def n_parts(self) -> int:
@@ -78,7 +87,9 @@ class Plan:
             listed = f"{counts[CROSS]:,} calibrate, one of each part, cross-fitted in {n_folds} folds"
         spare = f", {self.spare:,} more of parts that calibrate" if self.spare else ""
         united = " (near-duplicates count as one)" if self.n_parts < self.stated else ""
-        return f"{self.images:,} images of {self.n_parts:,} parts{united}: {listed}{spare}"
+        surplus = f", {self.surplus:,} left out as near-duplicates of {MOST_ALIKE} others" if self.surplus else ""
+        suspects = f", {len(self.suspects):,} left out as suspects" if self.suspects else ""
+        return f"{self.images:,} images of {self.n_parts:,} parts{united}: {listed}{spare}{surplus}{suspects}"
 
 
 def split_by_part(
@@ -132,11 +143,10 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
     pixels = [image.pixels for image in prepared if image.pixels is not None]
     contents = content_ids(pixels)
     stated = contents if parts is None else np.array(parts, dtype=np.str_)[usable]
-    united = (
-        stated
-        if config.near_duplicates == "ignore"
-        else unite_parts(stated, find_groups(np.array([_comparable(one) for one in pixels])))
-    )
+    united, surplus = stated, np.zeros(len(stated), dtype=bool)
+    if config.near_duplicates == "group":
+        groups = find_groups(np.array([_comparable(one) for one in pixels]))
+        united, surplus = unite_parts(stated, groups), _surplus(groups, contents, seed)
     roles = split_by_part(
         united.tolist(),
         statistics_fraction=config.statistics_fraction,
@@ -147,9 +157,10 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
     spare = _spare(united, contents, seed)
     if _cross_fits(united, config):
         needed = required_calibration_images(config.false_reject_rate)
-        return _cross_fitted(united, spare, usable, n_stated, needed, seed)
+        return _cross_fitted(united, spare, surplus & spare, usable, n_stated, needed, seed)
     spare &= roles == "calibrate"
-    roles = np.where(spare, "", roles)
+    surplus &= roles != "calibrate"
+    roles = np.where(spare | surplus, "", roles)
     _check_counts(Counter(roles.tolist()), len(set(united.tolist())), n_stated, config)
     return Plan(
         roles=_spread(roles, usable),
@@ -158,6 +169,7 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
         stated=n_stated,
         spare=int(spare.sum()),
         warning=_warning(united, n_stated),
+        surplus=int(surplus.sum()),
     )
 
 
@@ -186,7 +198,13 @@ def _count_folds(n_parts: int, needed: int) -> int:
 
 
 def _cross_fitted(
-    united: NDArray[np.str_], spare: NDArray[np.bool_], usable: NDArray[np.bool_], n_stated: int, needed: int, seed: int
+    united: NDArray[np.str_],
+    spare: NDArray[np.bool_],
+    surplus: NDArray[np.bool_],
+    usable: NDArray[np.bool_],
+    n_stated: int,
+    needed: int,
+    seed: int,
 ) -> Plan:
     """All images fit, one of each part calibrates by the statistics of the other folds.
 
@@ -197,16 +215,18 @@ def _cross_fitted(
     dealt = len(names) - len(names) % n_folds
     fold_of = {name: at % n_folds if at < dealt else n_folds for at, name in enumerate(names.tolist())}
     folds = np.full(len(usable), -1, dtype=np.intp)
-    folds[usable] = [fold_of[part] for part in united.tolist()]
+    folds[usable] = np.where(surplus, -1, [fold_of[part] for part in united.tolist()])
     fits_only = spare | (folds[usable] == n_folds)
+    roles = np.where(fits_only, "fit", CROSS)
     return Plan(
-        roles=_spread(np.where(fits_only, "fit", CROSS), usable),
+        roles=_spread(np.where(surplus, "", roles), usable),
         parts=_spread(united, usable),
         images=len(united),
         stated=n_stated,
         spare=0,
         warning=_warning(united, n_stated),
         folds=folds,
+        surplus=int(surplus.sum()),
     )
 
 
@@ -296,11 +316,25 @@ def _spread(values: NDArray[np.str_], usable: NDArray[np.bool_]) -> NDArray[np.s
 
 def _spare(parts: NDArray[np.str_], contents: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
     """All images of each part but one, which the seed draws, whatever the order of the images."""
-    draws = [hashlib.blake2b(f"{seed} {content}".encode(), digest_size=8).hexdigest() for content in contents.tolist()]
-    by_draw = np.lexsort((np.array(draws), parts))
+    by_draw = np.lexsort((_draws(contents, seed), parts))
     spare = np.ones(len(parts), dtype=bool)
     spare[by_draw[np.unique(parts[by_draw], return_index=True)[1]]] = False
     return spare
+
+
+def _surplus(groups: NDArray[np.intp], contents: NDArray[np.str_], seed: int) -> NDArray[np.bool_]:
+    """All images of each group of near-duplicates but `MOST_ALIKE`, which the seed draws."""
+    order = np.lexsort((_draws(contents, seed), groups))
+    _, first, counts = np.unique(groups[order], return_index=True, return_counts=True)
+    place = np.arange(len(groups)) - np.repeat(first, counts)
+    surplus = np.zeros(len(groups), dtype=bool)
+    surplus[order] = place >= MOST_ALIKE
+    return surplus
+
+
+def _draws(contents: NDArray[np.str_], seed: int) -> NDArray[np.str_]:
+    """A number for each image that the seed draws, whatever the order of the images."""
+    return np.array([hashlib.blake2b(f"{seed} {one}".encode(), digest_size=8).hexdigest() for one in contents.tolist()])
 
 
 def _warning(parts: NDArray[np.str_], n_stated: int) -> str | None:

@@ -47,6 +47,14 @@ class CalibrationConfig(BaseModel):
         "some of the parts, and every part calibrates; never: some parts are held out however few there are. Default: "
         "auto for features, never for pixels, whose networks would be trained several times",
     )
+    trim: float = Field(
+        0.0,
+        ge=0,
+        le=0.2,
+        description="features: share of the parts that look least like all others and are left out before anything is "
+        "learned, where defects may hide among the images; where they were good parts, up to this share more good "
+        "parts are flagged",
+    )
     near_duplicates: Literal["group", "ignore"] = Field(
         "group",
         description="group: images that look like photos of one part count as one part, whatever their part ids; "
@@ -122,16 +130,23 @@ class Calibration:
         confidence: 1 - delta in [0.5, 1): how surely the rate is kept; None when it is kept on average.
         fold_size: parts that were left out together when statistics were cross-fitted; 1 where calibration images
             were held out.
+        trimmed_share: share of the parts that were left out as suspects, see `CalibrationConfig.trim`.
     """
 
     scores_n: NDArray[np.float64]
     false_reject_rate: float
     confidence: float | None = None
     fold_size: int = 1
+    trimmed_share: float = 0.0
 
     @classmethod
     def fit(
-        cls, scores: ArrayLike, false_reject_rate: float, confidence: float | None = None, fold_size: int = 1
+        cls,
+        scores: ArrayLike,
+        false_reject_rate: float,
+        confidence: float | None = None,
+        fold_size: int = 1,
+        trimmed_share: float = 0.0,
     ) -> Self:
         """Calibrate on raw scores (n,) of normal images, each given by statistics that did not see that image.
 
@@ -147,7 +162,7 @@ class Calibration:
             )
         if not np.isfinite(values).all():
             raise ValueError("a calibration score is not finite: the networks or the score's statistics are broken")
-        return cls(values, false_reject_rate, confidence, fold_size)
+        return cls(values, false_reject_rate, confidence, fold_size, trimmed_share)
 
     def with_rate(self, false_reject_rate: float) -> Self:
         """The calibration that the same scores give for another rate.
@@ -155,7 +170,7 @@ class Calibration:
         Raises:
             TrainingDataError: if they are too few for it.
         """
-        return type(self).fit(self.scores_n, false_reject_rate, self.confidence, self.fold_size)
+        return type(self).fit(self.scores_n, false_reject_rate, self.confidence, self.fold_size, self.trimmed_share)
 
     @property
     def guaranteed_rate(self) -> float:
@@ -167,10 +182,14 @@ class Calibration:
         exchangeable, and an image is flagged only if at most a scores *outside its fold* are as high. Ranked from the
         highest, those images end at place a + m, so that the share is at most (a + m) / (n + m). It is an upper bound
         for the worst score imaginable; what is observed lies near the rate itself (docs/detection.md).
+
+        Where suspects were left out, a new good part is one that would have been left out, or it is like the rest: the
+        share that was left out is added.
         """
-        if self.fold_size == 1:
-            return self.false_reject_rate
-        return (self.n_above + self.fold_size) / (self.n_images + self.fold_size)
+        of_the_rest = self.false_reject_rate
+        if self.fold_size > 1:
+            of_the_rest = (self.n_above + self.fold_size) / (self.n_images + self.fold_size)
+        return min(1.0, of_the_rest + self.trimmed_share)
 
     @property
     def n_images(self) -> int:
@@ -216,11 +235,22 @@ class Calibration:
             digest.update(repr(float(self.confidence)).encode())
         if self.fold_size > 1:
             digest.update(repr(self.fold_size).encode())
+        if self.trimmed_share:
+            digest.update(f"trimmed {self.trimmed_share!r}".encode())
         return digest.hexdigest()[:12]
 
     @property
     def promise(self) -> str:
-        """What the limit promises, in one sentence for people."""
+        """What the limit promises, in a sentence or two for people."""
+        if not self.trimmed_share:
+            return self._promise_of_the_rest
+        return (
+            f"{self._promise_of_the_rest} {self.trimmed_share:.1%} of the parts, which look least like all others, "
+            f"were left out as suspects: if they were good, up to {self.guaranteed_rate:.2%} of good parts are flagged."
+        )
+
+    @property
+    def _promise_of_the_rest(self) -> str:
         rate, limit = f"{self.false_reject_rate:.2%}", f"(raw score above {self.limit:.4f})"
         parts = f"of good parts like the {self.n_images} calibration images"
         if self.fold_size > 1:

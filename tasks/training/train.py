@@ -18,7 +18,7 @@ from ganomaly import Detector, DetectorConfig
 from ganomaly.images.preparation import LOOKED_AT, Prepared, fit_recipe
 from ganomaly.judges.judge import PreparedImages
 from ganomaly.networks.training import EpochStats, TrainingConfig
-from ganomaly.parts.roles import CROSS, Plan, plan_roles
+from ganomaly.parts.roles import CROSS, MOST_ALIKE, Plan
 from tasks.bucket.failures import ObjectChangedError, ObjectMissingError, ObjectStoreError
 from tasks.golden.golden_set import GoldenSetError
 from tasks.golden.judging import GoldenJudgements, judge_golden
@@ -124,10 +124,12 @@ def take_snapshot(systems: Systems, config: DetectorConfig, chosen: NormalImages
         logger.info("%d of %d training images fetched", len(fetched), len(images))
     prepared = [found.prepared for found in fetched]
     parts = [found.image.part for found in fetched]
-    plan = plan_roles(prepared, parts, config.calibration, config.training.seed)
+    plan = Detector(config, device="cpu").plan(prepared, parts)
     logger.info("%s; part ids and near-duplicates united", plan.summary)
     if plan.warning is not None:
         logger.warning("%s", plan.warning)
+    for at in plan.suspects:
+        logger.warning("%s not trained on: looks least like all others; look at it", fetched[at].image.key)
     manifest = pd.DataFrame(
         [
             (found.image.key, found.image.etag, found.sha256, found.image.part, role)
@@ -138,7 +140,12 @@ def take_snapshot(systems: Systems, config: DetectorConfig, chosen: NormalImages
     )
     dealt = [found for found, role in zip(fetched, plan.roles, strict=True) if role]
     days = dict(Counter(str(found.image.production_date) for found in dealt))
-    return Snapshot(snapshot_id(manifest), manifest, prepared, plan, chosen, days)
+    more = {
+        f"near-duplicates of {MOST_ALIKE} others": plan.surplus,
+        "look least like all others (calibration.trim)": len(plan.suspects),
+    }
+    left_out = {**chosen.left_out, **{reason: count for reason, count in more.items() if count}}
+    return Snapshot(snapshot_id(manifest), manifest, prepared, plan, replace(chosen, left_out=left_out), days)
 
 
 @task(name="compare-snapshots", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)

@@ -19,7 +19,6 @@ import typer
 from ganomaly import Detector, DetectorConfig
 from ganomaly.evaluation.machine import describe_machine
 from ganomaly.images.preparation import fit_recipe
-from ganomaly.parts.roles import plan_roles
 
 AT_ONCE = 64
 
@@ -55,7 +54,7 @@ def main(
         config = config.model_copy(update={"recipe": fit_recipe(config.recipe, paths)})
         detector = Detector(config, device="cpu")
         prepared = list(detector.prepare_all(paths))
-        for _ in detector.learn(prepared, plan_roles(prepared, None, config.calibration, 0)):
+        for _ in detector.learn(prepared, detector.plan(prepared)):
             pass
         fitted_s, fitted_mb = time.perf_counter() - started, peak_mb()
         del prepared

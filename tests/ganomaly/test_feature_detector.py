@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from ganomaly import Detector, TrainingDataError
+from ganomaly import Detector, DetectorConfig, TrainingDataError
 from ganomaly.features.backbone import PACKAGE
+from ganomaly.images.preparation import fit_recipe
 from ganomaly.judges import features
 from ganomaly.judges.features import BATCH, FeatureJudge
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
@@ -227,3 +228,39 @@ def test_a_recipe_that_is_still_open_says_who_decides_it() -> None:
     detector = Detector(CONFIG, device="cpu")
     with pytest.raises(ValueError, match=r"recipe.input_px is open: let `Detector.fit` decide it"):
         list(detector.train(draw(3, seed=1)))
+
+
+@pytest.mark.parametrize("n_good", [90, 30])
+def test_unlabelled_defects_are_trimmed(n_good: int, tmp_path: Path) -> None:
+    """A few defects among the good images would set the limit, and defects like them pass for good."""
+    n_bad = n_good // 15
+    images = draw(n_good, seed=1) + draw(n_bad, seed=6, defect=True)
+    settings = CONFIG.model_dump(exclude_unset=True)
+    settings["calibration"] = {"false_reject_rate": 0.1, "trim": 0.12}
+    config = DetectorConfig.model_validate(settings)
+    detector = Detector(config.model_copy(update={"recipe": fit_recipe(config.recipe, images)}), device="cpu")
+    prepared = list(detector.prepare_all(images))
+    plan = detector.plan(prepared, [f"p{n}" for n in range(len(images))])
+    assert set(range(n_good, len(images))) <= set(plan.suspects)
+    assert len(plan.suspects) == round(0.12 * len(images))
+    assert (plan.roles[list(plan.suspects)] == "").all()
+    assert f"{len(plan.suspects)} left out as suspects" in plan.summary
+    for _ in detector.learn(prepared, plan):
+        pass
+    assert detector.calibration is not None
+    assert detector.calibration.trimmed_share == pytest.approx(len(plan.suspects) / len(images))
+    detector.save(tmp_path / "model")
+    loaded = Detector.load(tmp_path / "model").calibration
+    assert loaded is not None
+    assert loaded.promise == detector.calibration.promise
+    trusting = Detector.fit(images, config=CONFIG, device="cpu")
+    bad = draw(30, seed=8, defect=True)
+    found, missed = (sum(one.verdict == "flagged" for one in of.score(bad)) for of in (detector, trusting))
+    assert found >= 27
+    assert missed < found
+
+
+def test_pixels_are_not_trimmed() -> None:
+    """A setting would do nothing."""
+    with pytest.raises(ValueError, match=r"has no use for calibration\.trim"):
+        DetectorConfig.model_validate({"input": "pixels", "calibration": {"trim": 0.1}})

@@ -11,6 +11,7 @@ from ganomaly.errors import TrainingDataError
 from ganomaly.images.preparation import Prepared
 from ganomaly.images.recipe import Recipe
 from ganomaly.parts.roles import (
+    MOST_ALIKE,
     Plan,
     _count_folds,
     parts_from_names,
@@ -167,6 +168,27 @@ def test_one_part_that_outweighs_the_others_is_named() -> None:
     plan = plan_roles(prepared([*many, *draw_textures(150, seed=11)]), None, LOOSE, seed=0)
     assert plan.warning is not None
     assert "of 250 images look like photos of one part" in plan.warning
+
+
+@pytest.mark.parametrize("cross_fit", ["never", "auto"])
+def test_a_conveyor_that_stands_still_does_not_outweigh_the_others(cross_fit: str) -> None:
+    """A thousand photos of one part would decide what all parts look like."""
+    many, _ = session(draw_textures(1, seed=9), 60, seed=10)
+    images = prepared([*many, *draw_textures(30, seed=11)])
+    config = CalibrationConfig(false_reject_rate=0.2, cross_fit=cross_fit)
+    plan = plan_roles(images, None, config, seed=0)
+    of_many = Counter(plan.roles[:60].tolist())
+    assert of_many[""] == 60 - (MOST_ALIKE if "calibrate" not in of_many else 1)
+    assert plan.surplus + plan.spare == of_many[""]
+    assert "" not in plan.roles[60:]
+    if plan.folds is not None:
+        assert (plan.folds[plan.roles == ""] == -1).all()
+        assert f"{60 - MOST_ALIKE} left out as near-duplicates of {MOST_ALIKE} others" in plan.summary
+    order = np.random.default_rng(0).permutation(len(images))
+    again = plan_roles([images[at] for at in order], None, config, seed=0)
+    assert again.roles.tolist() == plan.roles[order].tolist()
+    ignoring = config.model_copy(update={"near_duplicates": "ignore"})
+    assert plan_roles(images, None, ignoring, seed=0).surplus == 0
 
 
 def test_part_ids_come_from_names() -> None:

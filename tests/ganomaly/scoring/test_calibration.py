@@ -238,3 +238,18 @@ def test_a_promise_with_confidence_leaves_less_to_chance() -> None:
     plain, sure = (Calibration.fit(np.arange(200), 0.05, confidence) for confidence in (None, 0.9))
     assert plausible_false_rejects(2000, 200, plain.n_above) == 157
     assert plausible_false_rejects(2000, 200, sure.n_above) == 106
+
+
+def test_what_was_left_out_weakens_the_promise() -> None:
+    """A line would promise 5 % although a tenth of its good parts was called suspect and never calibrated."""
+    scores = np.linspace(0, 1, 99)
+    plain, trimmed = Calibration.fit(scores, 0.05), Calibration.fit(scores, 0.05, trimmed_share=0.1)
+    assert trimmed.limit == plain.limit
+    assert trimmed.guaranteed_rate == pytest.approx(0.15)
+    assert "10.0% of the parts, which look least like all others, were left out" in trimmed.promise
+    assert "up to 15.00% of good parts are flagged" in trimmed.promise
+    assert trimmed.id != plain.id
+    assert trimmed.with_rate(0.1).guaranteed_rate == pytest.approx(0.2)
+    assert Calibration.fit(scores, 0.05, fold_size=5, trimmed_share=0.1).guaranteed_rate == pytest.approx(
+        Calibration.fit(scores, 0.05, fold_size=5).guaranteed_rate + 0.1
+    )
