@@ -5,9 +5,9 @@ from prefect.logging import get_run_logger
 
 from flows.score_batch import NightResult, score_batch
 from tasks.errors import OperatingError
+from tasks.night.run import FailedImagesError, NothingJudgedError, SuspectNightError
 from tasks.night.survey import survey
 from tasks.steps import name_run
-from tasks.store.run import FailedImagesError, NothingJudgedError, SuspectNightError
 from tasks.systems import open_systems
 
 

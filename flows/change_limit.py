@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from tasks.night.score import pin_model
+from tasks.night.pinned import pin_model
 from tasks.promotion.recalibrate import recalibrate
 from tasks.registry.versions import ModelVersion
 from tasks.systems import open_systems

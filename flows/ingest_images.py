@@ -10,8 +10,8 @@ from tasks.night.accounting import IngestCounts
 from tasks.night.fetching import in_shards
 from tasks.night.ingest import decide_bits, drop_recorded, ingest_shard
 from tasks.night.listing import list_window
+from tasks.night.run import alone_on
 from tasks.steps import name_run, quote
-from tasks.store.run import alone_on
 from tasks.systems import open_systems
 
 

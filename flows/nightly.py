@@ -10,9 +10,9 @@ from flows.score_batch import NightResult, score_batch
 from tasks.errors import OperatingError
 from tasks.lines.window import last_production_date
 from tasks.night.lookback import days_to_revisit
-from tasks.night.score import NoChampionError
+from tasks.night.pinned import NoChampionError
+from tasks.night.run import FailedImagesError, NothingJudgedError, SuspectNightError
 from tasks.steps import name_run
-from tasks.store.run import FailedImagesError, NothingJudgedError, SuspectNightError
 from tasks.systems import open_systems
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from prefect import flow, runtime
 
-from tasks.night.score import pin_model
+from tasks.night.pinned import pin_model
 from tasks.promotion.approval import can_be_asked
 from tasks.promotion.compare import compare_models
 from tasks.promotion.promote import (
@@ -17,7 +17,7 @@ from tasks.promotion.promote import (
     show,
     tell_mlflow,
 )
-from tasks.store.tables import Promotion
+from tasks.store.rows import Promotion
 from tasks.systems import open_systems
 
 
@@ -74,5 +74,5 @@ def promote_model(
     if decision.outcome == "waiting" and can_be_asked():
         decision = ask_a_person(systems, candidates, gate, decision, flow_run_id=flow_run_id)
         tell_mlflow(systems, candidates, decision)
-    show(systems, candidates, decision, gate)
+    show(systems, candidates, decision, comparison)
     return PromotionResult(decision, gate.as_markdown())

@@ -11,11 +11,13 @@ from tasks.night.accounting import RunCounts
 from tasks.night.drift import compare_with_usual, recall_drift
 from tasks.night.fetching import in_shards
 from tasks.night.listing import list_window
-from tasks.night.score import drop_scored, pin_model, score_shard
+from tasks.night.pinned import pin_model
+from tasks.night.run import alone_on, check_night, find_unfinished, scoring_run
+from tasks.night.score import drop_scored, score_shard
+from tasks.night.shadow import pin_shadow
 from tasks.night.survey import elsewhere
 from tasks.report.publish import find_published, publish_report
 from tasks.steps import name_run, quote
-from tasks.store.run import alone_on, check_night, find_unfinished, scoring_run
 from tasks.systems import open_systems
 
 
@@ -53,6 +55,7 @@ def score_batch(
     judged though some were expected, the flow fails once its report is written. Running a finished window again scores
     nothing and returns the report that is there; a second run at once waits for the first. Where the images are not as
     usual on the line, the verdicts are withheld and the flow fails until somebody releases them (`inspection confirm`).
+    With `models.shadow` a challenger judges the same images beside; nothing that it says is reported.
 
     Args:
         line: the line, as in `deployments/lines/<line>.toml`.
@@ -75,9 +78,10 @@ def score_batch(
             logger.info("%s, %s: nothing new, the report is %s", line, window, published.report_key)
             check_night(systems, window, before, recall_drift(systems, published.id, window, published.model_version))
             return NightResult(published.id, before, published.report_key or "", model.version.version, unseen.total)
+        shadow = pin_shadow(systems, model, device)
         with scoring_run(systems, run_id, window, listing, model, before, runtime.flow_run.id or "") as run:
             for number, shard in enumerate(in_shards(plan.todo, systems.line.scoring.shard_size), start=1):
-                score_shard(systems, model, run, quote(shard), f"{line} {number}")
+                score_shard(systems, model, run, quote(shard), f"{line} {number}", shadow)
             drift = compare_with_usual(systems, model, run_id, window, quote(listing))
             run.report_key = publish_report(systems, model, run.row, quote(listing), unseen, run.counts, drift)
     logger.info("%s, %s: %s, report %s", line, window, run.counts, systems.objects.uri(run.report_key))

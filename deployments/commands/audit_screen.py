@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from tasks.audit.lookup import FlaggedDay
     from tasks.audit.review import ReviewOutcome
     from tasks.audit.trace import Check, LineTrace, Trace, TracedImage, TracedModel
     from tasks.audit.verify import Recomputed, Verification
-    from tasks.store.lookup import FlaggedDay
-    from tasks.store.tables import Promotion, Review, ScoringRun, StoredFailure, StoredScore
+    from tasks.store.rows import Promotion, Review, ScoringRun, StoredFailure, StoredScore
 
 NOT_CHECKED = "not checked"
 LISTED = 20

@@ -167,8 +167,8 @@ def trace(
 
         from deployments.commands.audit_screen import as_json as to_json
         from deployments.commands.audit_screen import console, show_trace
+        from tasks.audit.lookup import open_archive
         from tasks.audit.trace import trace as gather
-        from tasks.store.lookup import open_archive
 
         found = gather(open_archive(), part_or_key, line)
         if as_json:
@@ -189,8 +189,8 @@ def verify(
     with plain_errors():
         from deployments.commands.audit_screen import as_json as to_json
         from deployments.commands.audit_screen import console, show_verification, verification_facts
+        from tasks.audit.lookup import open_archive
         from tasks.audit.verify import verify_run
-        from tasks.store.lookup import open_archive
 
         found = verify_run(open_archive(), run, sample, seed, device)
         if as_json:
@@ -213,7 +213,7 @@ def runs(
 
         from deployments.commands.audit_screen import as_json as to_json
         from deployments.commands.audit_screen import console, show_runs
-        from tasks.store.lookup import list_runs, open_archive
+        from tasks.audit.lookup import list_runs, open_archive
 
         found = list_runs(open_archive(), line, last)
         if as_json:
@@ -233,7 +233,7 @@ def flagged(
     with plain_errors():
         from deployments.commands.audit_screen import as_json as to_json
         from deployments.commands.audit_screen import console, flagged_facts, show_flagged
-        from tasks.store.lookup import list_flagged, open_archive
+        from tasks.audit.lookup import list_flagged, open_archive
 
         found = list_flagged(open_archive(), line, day.date(), limit)
         if as_json:
@@ -260,8 +260,8 @@ def review(
 
         from deployments.commands.audit_screen import as_json as to_json
         from deployments.commands.audit_screen import console, show_review
+        from tasks.audit.lookup import open_archive
         from tasks.audit.review import record_finding
-        from tasks.store.lookup import open_archive
 
         found = record_finding(open_archive(), line, part_or_key, finding, who, note)
         if as_json:

@@ -91,7 +91,7 @@ def limit(
     """Tell what another limit would have flagged in past nights, from stored scores and findings."""
     with plain_errors():
         from flows.change_limit import change_limit
-        from tasks.night.score import pin_model
+        from tasks.night.pinned import pin_model
         from tasks.promotion.what_if import what_if
         from tasks.systems import open_systems
 
@@ -120,7 +120,7 @@ def decisions(line: Line, as_json: AsJson = False) -> None:
 
         from deployments.commands.audit_screen import as_json as to_json
         from deployments.commands.audit_screen import console, show_decisions
-        from tasks.store.lookup import open_archive
+        from tasks.audit.lookup import open_archive
 
         rows = list(reversed(open_archive().store.decisions.promotions(line)))
         if as_json:

@@ -153,7 +153,7 @@ def _train_unless_trained(systems: "Systems") -> str:
 def _summarise(systems: "Systems", night: "NightResult", bucket: Path, seconds: dict[str, float]) -> LineSummary:
     """What the night found, against labels that neither training nor calibration saw."""
     from ganomaly.scoring.calibration import plausible_false_rejects
-    from tasks.night.score import pin_model
+    from tasks.night.pinned import pin_model
     from tasks.training.evaluate import evaluate
 
     line = systems.line.name

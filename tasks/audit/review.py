@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from tasks.audit.lookup import Archive, nothing_recorded
 from tasks.errors import OperatingError
-from tasks.store.lookup import Archive, nothing_recorded
-from tasks.store.tables import Finding, Review, StoredImage, StoredScore
+from tasks.store.rows import Finding, Review, StoredImage, StoredScore
 
 
 class ReviewError(OperatingError):

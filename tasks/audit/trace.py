@@ -14,12 +14,12 @@ import pandas as pd
 
 from ganomaly.detector import Detector
 from ganomaly.errors import DetectorFileError
+from tasks.audit.lookup import Archive, lines_of, nothing_recorded
 from tasks.bucket.failures import ObjectStoreError
 from tasks.registry.reaching import ModelRegistryError, RegistryUnreachableError
 from tasks.registry.registry import ModelRegistry
 from tasks.registry.versions import ModelVersion, model_name
-from tasks.store.lookup import Archive, lines_of, nothing_recorded
-from tasks.store.tables import Promotion, Review, ScoringRun, StoredFailure, StoredImage, StoredScore
+from tasks.store.rows import Promotion, Review, ScoringRun, StoredFailure, StoredImage, StoredScore
 from tasks.training.snapshot import snapshot_id
 
 NOT_CHECKED = "not checked"

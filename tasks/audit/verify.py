@@ -9,13 +9,13 @@ import numpy as np
 from ganomaly.acceleration.precision import Precision
 from ganomaly.detector import Detector, ImageScore, pick_device
 from ganomaly.scoring.calibration import Calibration
+from tasks.audit.lookup import Archive
 from tasks.audit.trace import open_registry
 from tasks.errors import OperatingError
 from tasks.night.fetching import FailedImage, FetchedImage, fetch_images
 from tasks.night.listing import ListedImage
 from tasks.registry.versions import model_name
-from tasks.store.lookup import Archive
-from tasks.store.tables import ScoringRun, StoredImage, StoredScore
+from tasks.store.rows import ScoringRun, StoredImage, StoredScore
 
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.03}
 """Largest relative difference of two raw scores that count as equal, by what the networks compute in.

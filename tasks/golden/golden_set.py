@@ -23,8 +23,8 @@ from ganomaly.images.recipe import Recipe
 from tasks.bucket.failures import ObjectMissingError
 from tasks.errors import OperatingError
 from tasks.registry.versions import ModelVersion
+from tasks.store.rows import Review, StoredImage
 from tasks.store.runs import new_run_id
-from tasks.store.tables import Review, StoredImage
 from tasks.systems import Systems
 from tasks.training.normal_list import as_text
 

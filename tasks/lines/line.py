@@ -106,6 +106,7 @@ class ModelsConfig(BaseModel):
     golden_prefix: Annotated[str, Field(pattern=r"^[^/].*/$")] | None = None  # None: golden/<line>/
     recent_days: Annotated[int, Field(ge=1, le=366)] = 7  # newest production dates that both models judge in the gate
     recent_images: Annotated[int, Field(ge=1)] = 1000  # at most so many of them
+    shadow: bool = False  # nights let @challenger judge beside the champion
     max_ms_per_image: Annotated[float, Field(gt=0)] | None = None  # a slower challenger is refused
     require_approval: bool = False  # a person decides, whatever the gate found
 

@@ -19,11 +19,11 @@ from prefect.logging import get_run_logger
 from tasks.errors import OperatingError
 from tasks.lines.window import Window
 from tasks.night.listing import Listing
-from tasks.night.score import PinnedModel
+from tasks.night.pinned import PinnedModel
 from tasks.registry.reaching import ModelRegistryError
 from tasks.steps import NETWORK_STEP
 from tasks.store.drift import FIGURES
-from tasks.store.tables import DriftRecord, Release
+from tasks.store.rows import DriftRecord, Release
 from tasks.systems import Systems
 
 SCORE = "score"

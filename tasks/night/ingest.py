@@ -20,7 +20,7 @@ from tasks.night.fetching import FetchedImage, fetch_chunks, fetch_images
 from tasks.night.listing import ListedImage, Listing
 from tasks.process import finish_before_stopping
 from tasks.steps import NETWORK_STEP
-from tasks.store.tables import ImageRecord
+from tasks.store.rows import ImageRecord
 from tasks.systems import Systems
 
 LOOKED_AT_FOR_BITS = 16

@@ -20,11 +20,10 @@ from tasks.night.fetching import FailedImage, FetchedImage, fetch_chunks
 from tasks.night.ingest import image_record
 from tasks.night.listing import ListedImage, Listing
 from tasks.night.overlays import overlay_jpeg, overlay_key
+from tasks.night.pinned import PinnedModel
+from tasks.night.shadow import Said, ShadowModel, record_shadow
 from tasks.process import finish_before_stopping, imports_left_alone
-from tasks.registry.reaching import ModelRegistryError
-from tasks.registry.versions import ModelVersion, model_name
-from tasks.steps import NETWORK_STEP
-from tasks.store.tables import FailureRecord, JudgedImage, ScoreRecord, ScoringRun
+from tasks.store.rows import FailureRecord, JudgedImage, ScoreRecord, ScoringRun
 from tasks.systems import Systems
 
 OVERLAY_FAILED = "overlay_failed"
@@ -32,24 +31,6 @@ WRITERS = 4
 """Threads that draw and write overlays."""
 CHUNKS_BETWEEN_GIVING_BACK = 8
 """Freed memory goes back to the system after so many chunks: that takes 20 ms, and more until it is asked for anew."""
-
-
-class NoChampionError(ModelRegistryError):
-    """The line has no model that could score yet."""
-
-
-@dataclass(frozen=True)
-class PinnedModel:
-    """The model version that judges a whole run, whatever happens to the alias meanwhile."""
-
-    version: ModelVersion
-    detector: Detector
-
-    @property
-    def calibration_id(self) -> str:
-        """The detector's calibration."""
-        assert self.detector.calibration is not None
-        return self.detector.calibration.id
 
 
 @dataclass(frozen=True)
@@ -75,24 +56,6 @@ class OpenRun:
     report_key: str | None = None
 
 
-@task(name="pin-model", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
-def pin_model(systems: Systems, version: int | None, device: str) -> PinnedModel:
-    """Resolve the champion, or the version asked for, once, and load its detector.
-
-    Raises:
-        NoChampionError: if the line has no champion; says how to get one.
-        ModelRegistryError: if there is no such version.
-    """
-    line, registry = systems.line.name, systems.registry
-    found = registry.champion(line) if version is None else registry.version(line, version)
-    where = f"in MLflow at {registry.address}; train one with `inspection train {line}`"
-    if found is None and version is None:
-        raise NoChampionError(f"{model_name(line)} has no champion {where}")
-    if found is None:
-        raise ModelRegistryError(f"{model_name(line)} has no version {version} {where}, or take another version")
-    return PinnedModel(found, registry.load_detector(found, systems.settings.work_dir / "models", device))
-
-
 @task(name="drop-scored", cache_policy=NO_CACHE, persist_result=False)
 def drop_scored(systems: Systems, window: Window, listing: Listing, model: PinnedModel) -> WorkPlan:
     """Leave out what this model version has judged before in this very version of the object (key and etag)."""
@@ -105,11 +68,19 @@ def drop_scored(systems: Systems, window: Window, listing: Listing, model: Pinne
 
 
 @task(name="score-shard", task_run_name="score {number}", cache_policy=NO_CACHE, persist_result=False)
-def score_shard(systems: Systems, model: PinnedModel, run: OpenRun, images: Sequence[ListedImage], number: str) -> None:
+def score_shard(
+    systems: Systems,
+    model: PinnedModel,
+    run: OpenRun,
+    images: Sequence[ListedImage],
+    number: str,
+    shadow: ShadowModel | None = None,
+) -> None:
     """Fetch, judge and commit images, chunk by chunk; what a kill leaves undone the next run finds.
 
     While a chunk is judged, the next one is fetched and prepared, and the last one is committed. The run's counts grow
-    with each chunk that is committed. SIGTERM lets the chunk that is being judged come to its end.
+    with each chunk that is committed. A challenger judges beside, if there is one. SIGTERM lets the chunk that is being
+    judged come to its end.
     """
     logger, detector = get_run_logger(), model.detector
     recipe, gate = detector.config.recipe, detector.config.quality
@@ -132,9 +103,10 @@ def score_shard(systems: Systems, model: PinnedModel, run: OpenRun, images: Sequ
         committing: Future[RunCounts] | None = None
         for count, (fetched, failed) in enumerate(chunks, start=1):
             judged = _judge(detector, fetched)
+            beside = shadow.judge(fetched) if shadow is not None else {}
             if committing is not None:
                 note(committing.result())
-            committing = behind.submit(_commit, systems, model, run.row.id, judged, failed)
+            committing = behind.submit(_commit, systems, model, run.row.id, judged, failed, shadow, beside)
             if count % CHUNKS_BETWEEN_GIVING_BACK == 0:
                 give_back_freed_memory()
             if is_stopping():
@@ -160,15 +132,23 @@ def _judge(detector: Detector, fetched: Sequence[FetchedImage]) -> list[Judged]:
 
 
 def _commit(
-    systems: Systems, model: PinnedModel, run_id: str, judged: Sequence[Judged], failed: Sequence[FailedImage]
+    systems: Systems,
+    model: PinnedModel,
+    run_id: str,
+    judged: Sequence[Judged],
+    failed: Sequence[FailedImage],
+    shadow: ShadowModel | None,
+    beside: Said,
 ) -> RunCounts:
-    """Write the overlays of a chunk's flagged images, then all its rows at once."""
+    """Write the overlays of a chunk's flagged images, then all its rows at once; then what a challenger says."""
     with ThreadPoolExecutor(WRITERS, "overlay") as writers:
         finished = list(writers.map(lambda one: _finish(systems, model, *one), judged))
     rows = [one for one in finished if isinstance(one, JudgedImage)]
     failed = [*failed, *(one for one in finished if isinstance(one, FailedImage))]
     failures = [FailureRecord(one.image.key, one.image.etag, one.reason, one.detail) for one in failed]
     inserted = systems.store.scores.commit(run_id, rows, failures)
+    if shadow is not None:
+        record_shadow(systems, run_id, shadow, beside)
     return _count(rows, inserted) + RunCounts(failed=len(failed))
 
 

@@ -5,8 +5,8 @@ from prefect.logging import get_run_logger
 from tasks.errors import OperatingError
 from tasks.process import finish_before_stopping
 from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion
+from tasks.store.rows import Promotion, PromotionOutcome
 from tasks.store.runs import new_run_id
-from tasks.store.tables import Promotion, PromotionOutcome
 from tasks.systems import Systems
 
 

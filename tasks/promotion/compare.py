@@ -7,6 +7,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -15,7 +16,7 @@ from tasks.bucket.failures import ObjectStoreError
 from tasks.golden.golden_set import GoldenSetError, refuse_trained_on
 from tasks.golden.judging import GoldenJudgements, Judgements, judge_golden, judge_with
 from tasks.night.listing import ListedImage
-from tasks.night.score import PinnedModel
+from tasks.night.pinned import PinnedModel
 from tasks.promotion.gate import Gate, decide
 from tasks.registry.versions import CHALLENGER, CHAMPION
 from tasks.steps import NETWORK_STEP
@@ -32,6 +33,27 @@ class Comparison:
     gate: Gate
     golden: GoldenJudgements
     recent: Judgements
+    shadow: pd.DataFrame
+
+    @property
+    def shadow_summary(self) -> str:
+        """What the challenger said of production beside the champion, in one line; empty where it did not."""
+        if self.shadow.empty:
+            return ""
+        ours, its = self.shadow["champion_verdict"], self.shadow["challenger_verdict"]
+        both, former, new = (
+            int(which.sum())
+            for which in (
+                (ours == "flagged") & (its == "flagged"),
+                (ours == "flagged") & (its != "flagged"),
+                (ours != "flagged") & (its == "flagged"),
+            )
+        )
+        nights = self.shadow["production_date"].nunique()
+        return (
+            f"In the shadow: {len(self.shadow):,} images of {nights} production dates judged by both; flagged by both "
+            f"{both:,}, by the champion alone {former:,}, by the challenger alone {new:,}."
+        )
 
 
 @task(name="compare-models", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
@@ -74,7 +96,10 @@ def compare_models(
     )
     for check in gate.checks:
         logger.info("%s: %s: %s %s", check.name, check.outcome, check.figure, ", ".join(check.images))
-    return Comparison(gate, golden, recent)
+    judges = [(one.version.version, one.calibration_id) for one in (challenger, champion)]
+    comparison = Comparison(gate, golden, recent, systems.store.shadow.beside(systems.line.name, *judges))
+    logger.info("%s", comparison.shadow_summary or "the challenger judged no night beside the champion")
+    return comparison
 
 
 def recent_images(

@@ -65,8 +65,8 @@ def score_figure(comparison: Comparison) -> Figure:
 def disagreement_figure(systems: Systems, comparison: Comparison, detectors: dict[str, Detector]) -> Figure | None:
     """Images on which the two models' verdicts differ, each with both heat maps; None where there are none.
 
-    Defects that the challenger loses come first, then other golden images, then recent ones; the widest difference of
-    normalised scores first.
+    Defects that the challenger loses come first, then other golden images, then those of nights that it judged in the
+    shadow, then recent normal ones; the widest difference of normalised scores first.
     """
     shown = list(_disagreements(systems, comparison))
     if not shown:
@@ -93,11 +93,18 @@ def _disagreements(systems: Systems, comparison: Comparison) -> Iterator[tuple[s
             rank = 0 if image.is_defective and scores[CHALLENGER] < LIMIT else 1
             title, key = f"golden: {image.kind}\n{image.part}", systems.line.golden_prefix + image.image
             ranked.append((rank, -abs(scores[CHALLENGER] - scores[CHAMPION]), title, key, scores))
-    recent = comparison.recent.scores
+    shadow, prefix = comparison.shadow, systems.line.images.prefix
+    verdicts = shadow[[f"{CHAMPION}_verdict", f"{CHALLENGER}_verdict"]]
+    for row in shadow[verdicts.isin(["ok", "flagged"]).all(axis=1) & (verdicts.nunique(axis=1) == 2)].itertuples():
+        scores = {CHAMPION: float(row.champion), CHALLENGER: float(row.challenger)}
+        title = f"in the shadow\n{row.key.removeprefix(prefix)}"
+        ranked.append((2, -abs(row.challenger - row.champion), title, row.key, scores))
+    recent, of_nights = comparison.recent.scores, set(shadow["key"])
     for place, key in enumerate(recent[CHALLENGER]["key"]):
-        if (scores := _scores_apart(recent, place)) is not None:
-            title = f"recent\n{key.removeprefix(systems.line.images.prefix)}"
-            ranked.append((2, -abs(scores[CHALLENGER] - scores[CHAMPION]), title, key, scores))
+        if key not in of_nights and (scores := _scores_apart(recent, place)) is not None:
+            ranked.append(
+                (3, -abs(scores[CHALLENGER] - scores[CHAMPION]), f"recent\n{key.removeprefix(prefix)}", key, scores)
+            )
     for _, _, title, key, scores in sorted(ranked, key=lambda row: row[:2])[:MOST_PICTURES]:
         with suppress(ObjectStoreError):  # gone or replaced since
             yield title, systems.objects.get(key), scores

@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.errors import OperatingError
-from tasks.night.score import PinnedModel
+from tasks.night.pinned import PinnedModel
 from tasks.promotion.alias import move_champion, record_what_is_found
 from tasks.promotion.approval import ask_for_approval
 from tasks.promotion.compare import Comparison
@@ -16,7 +16,7 @@ from tasks.promotion.gate import Gate
 from tasks.registry.reaching import ModelRegistryError
 from tasks.registry.versions import CHALLENGER, CHAMPION, ModelVersion, model_name
 from tasks.steps import NETWORK_STEP, quote, show_markdown
-from tasks.store.tables import Promotion, PromotionOutcome
+from tasks.store.rows import Promotion, PromotionOutcome
 from tasks.systems import Systems
 from tasks.training.card import with_history
 
@@ -201,27 +201,31 @@ def _tell_mlflow(
     if comparison is None or models is None:
         return
     folder = f"promotion/{row.promoted_at:%Y%m%dT%H%M%SZ}"
-    decision = as_markdown(candidates, row, comparison.gate)
+    decision = as_markdown(candidates, row, comparison)
     texts = {f"{folder}/gate.json": comparison.gate.as_json(), f"{folder}/gate.md": decision}
     detectors = {CHALLENGER: models[0].detector, CHAMPION: models[1].detector}
     figures = {f"{folder}/{name}.png": one for name, one in draw(systems, comparison, detectors).items()}
     registry.log_to(candidates.wanted, texts, figures)
 
 
-def show(systems: Systems, candidates: Candidates, row: Promotion, gate: Gate | None) -> None:
+def show(systems: Systems, candidates: Candidates, row: Promotion, comparison: Comparison | None) -> None:
     """Log the outcome and show it in the Prefect UI."""
     get_run_logger().info("%s: %s: %s", candidates.wanted.uri, row.outcome, row.why)
     show_markdown(
-        as_markdown(candidates, row, gate), key=f"promotion-{systems.line.name}", description=candidates.wanted.uri
+        as_markdown(candidates, row, comparison),
+        key=f"promotion-{systems.line.name}",
+        description=candidates.wanted.uri,
     )
 
 
-def as_markdown(candidates: Candidates, row: Promotion, gate: Gate | None) -> str:
+def as_markdown(candidates: Candidates, row: Promotion, comparison: Comparison | None) -> str:
     """A decision on one screen."""
     champion = candidates.champion.uri if candidates.champion else "no champion"
     head = f"# {candidates.wanted.uri} against {champion}: {row.outcome}"
     text = f"{head}\n\n{row.who}, {row.promoted_at:%Y-%m-%d %H:%M} UTC: {row.why}"
-    return text if gate is None else f"{text}\n\n{gate.as_markdown()}"
+    if comparison is None:
+        return text
+    return "\n\n".join([text, comparison.gate.as_markdown(), comparison.shadow_summary]).rstrip()
 
 
 def _approve(

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.bucket.failures import ObjectStoreError
 from tasks.night.overlays import encode_jpeg
-from tasks.night.score import PinnedModel
+from tasks.night.pinned import PinnedModel
 from tasks.promotion.alias import make_challenger
 from tasks.registry.versions import ModelVersion, model_name
 from tasks.systems import Systems

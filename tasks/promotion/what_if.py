@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from tasks.errors import OperatingError
-from tasks.night.score import PinnedModel
+from tasks.night.pinned import PinnedModel
 from tasks.systems import Systems
 
 Part = tuple[date, str]

@@ -16,14 +16,14 @@ from tasks.night.accounting import RunCounts
 from tasks.night.drift import WORDS, NightDrift, in_words
 from tasks.night.listing import OUTPUTS, Listing
 from tasks.night.overlays import encode_jpeg, overlay_jpeg
-from tasks.night.score import PinnedModel
+from tasks.night.pinned import PinnedModel
 from tasks.night.survey import Unseen, way_out
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html
 from tasks.report.report import NightReport, Picture
 from tasks.report.tables import flagged_csv, scores_parquet
 from tasks.steps import NETWORK_STEP, show_markdown
-from tasks.store.tables import ScoringRun
+from tasks.store.rows import ScoringRun
 from tasks.systems import Systems
 
 MAX_PICTURES = 60

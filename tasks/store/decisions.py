@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from tasks.store.database import Database, columns, rows_among
 from tasks.store.images import in_window
-from tasks.store.tables import Finding, Promotion, PromotionOutcome, Review, image_table, promotion_table, review_table
+from tasks.store.rows import Finding, Promotion, PromotionOutcome, Review
+from tasks.store.tables import image_table, promotion_table, review_table
 
 
 class Decisions:

@@ -8,7 +8,8 @@ import pandas as pd
 import sqlalchemy as sa
 
 from tasks.store.database import Database, columns, rows_among
-from tasks.store.tables import DriftRecord, Release, ScoringRun, drift_table, image_table, release_table, run_table
+from tasks.store.rows import DriftRecord, Release, ScoringRun
+from tasks.store.tables import drift_table, image_table, release_table, run_table
 
 FIGURES = ("brightness", "contrast", "sharpness", "red", "blue", "centre_x", "centre_y")
 """Quality figures of images that are compared."""

@@ -8,7 +8,8 @@ import pandas as pd
 import sqlalchemy as sa
 
 from tasks.store.database import Database, rows_among
-from tasks.store.tables import ImageRecord, StoredImage, image_table
+from tasks.store.rows import ImageRecord, StoredImage
+from tasks.store.tables import image_table
 
 
 class Images:

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from tasks.night.accounting import RunCounts
 from tasks.store.database import Database, columns, rows_among
 from tasks.store.leases import is_alive
-from tasks.store.tables import FailureRecord, ScoringRun, StoredFailure, failure_table, run_table
+from tasks.store.rows import FailureRecord, ScoringRun, StoredFailure
+from tasks.store.tables import failure_table, run_table
 
 _FOUND_DEAD = "found without a sign of life: its process was killed, or was cut off from the report store"
 

@@ -12,17 +12,9 @@ import sqlalchemy as sa
 
 from tasks.store.database import Database, rows_among
 from tasks.store.images import ids_of, in_window, insert_images
+from tasks.store.rows import FailureRecord, JudgedImage, ScoreRecord, ScoringRun, StoredScore
 from tasks.store.runs import insert_failures, run_of
-from tasks.store.tables import (
-    FailureRecord,
-    JudgedImage,
-    ScoreRecord,
-    ScoringRun,
-    StoredScore,
-    image_table,
-    run_table,
-    score_table,
-)
+from tasks.store.tables import image_table, run_table, score_table
 
 _SCORE_COLUMNS = (
     *("raw_score", "normalised_score", "p_value", "verdict", "reason", "heat_map_key"),

@@ -2,7 +2,8 @@
 
 Everything is written with "insert unless it is there", each method in one transaction: repeating any step gives the
 rows of an undisturbed run. Windows are production dates, first and last day included. Whoever reads by window and wants
-only what lies in the bucket now compares with the listing. Tables and rows stand in `tasks.store.tables`.
+only what lies in the bucket now compares with the listing. Tables stand in `tasks.store.tables`, rows in
+`tasks.store.rows`.
 """
 
 from types import TracebackType
@@ -17,6 +18,7 @@ from tasks.store.images import Images
 from tasks.store.leases import Leases
 from tasks.store.runs import Runs
 from tasks.store.scores import Scores
+from tasks.store.shadow import Shadow
 
 
 class ReportStore:
@@ -26,6 +28,7 @@ class ReportStore:
         images: what was recorded.
         runs: what scoring runs did.
         scores: verdicts.
+        shadow: what challengers said beside them.
         decisions: promotions of models, and findings of people.
         drift: how far nights were from what is usual, and who released suspect ones.
         leases: who works on what.
@@ -36,6 +39,7 @@ class ReportStore:
         self.images = Images(self.database)
         self.runs = Runs(self.database)
         self.scores = Scores(self.database)
+        self.shadow = Shadow(self.database)
         self.decisions = Decisions(self.database)
         self.drift = Drift(self.database)
         self.leases = Leases(self.database)

@@ -1,19 +1,11 @@
-"""The report store's tables, and its rows as Python sees them. Only this package imports the tables.
+"""The report store's tables. Only this package imports them; rows stand in `tasks.store.rows`.
 
 `infra/migrations` builds the same tables, and a test compares the two. Times are stored in UTC and are aware in Python.
 """
 
-from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from typing import Literal
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
-
-RunState = Literal["running", "completed", "failed", "interrupted"]
-Finding = Literal["defect", "good"]
-PromotionOutcome = Literal["promoted", "refused", "waiting", "rolled_back", "found"]
-"""What became of a model that wanted an alias. ``waiting``: it needs a person's approval; ``found``: MLflow had the
-alias on this version although no row said so."""
 
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
@@ -36,8 +28,6 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
-
-# --- tables ---------------------------------------------------------------------------------------------------------
 
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only INTEGER counts up by itself in SQLite
 metadata = sa.MetaData()
@@ -132,6 +122,22 @@ score_table = sa.Table(
     ),
 )
 
+# what a challenger says beside the verdict: no report, no limit and no training looks at it
+shadow_table = sa.Table(
+    "shadow",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("image_id", _Id, sa.ForeignKey("image.id", name="fk_shadow_image"), nullable=False),
+    sa.Column("model_version", sa.Integer, nullable=False),
+    sa.Column("calibration_id", sa.String, nullable=False),
+    sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name="fk_shadow_run"), nullable=False),
+    sa.Column("normalised_score", sa.Double),
+    sa.Column("verdict", sa.String, nullable=False),
+    sa.UniqueConstraint("image_id", "model_version", "calibration_id", name="uq_shadow_image_model_calibration"),
+    sa.CheckConstraint("verdict IN ('ok', 'flagged', 'unusable')", name="ck_shadow_verdict"),
+    sa.Index("ix_shadow_run_id", "run_id"),
+)
+
 failure_table = sa.Table(
     "failure",
     metadata,
@@ -218,213 +224,3 @@ lease_table = sa.Table(
     sa.Column("expires_at", UtcDateTime, nullable=False),
     sa.Index("ix_lease_owner", "owner"),
 )
-
-
-# --- rows -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """One image as it was ingested. Figures are None where the image could not be decoded; `reason` when unusable."""
-
-    key: str
-    etag: str
-    part: str
-    view: str
-    production_date: date
-    captured_at: datetime
-    size_bytes: int
-    sha256: str
-    usable: bool
-    reason: str | None = None
-    width_px: int | None = None
-    height_px: int | None = None
-    brightness: float | None = None
-    contrast: float | None = None
-    sharpness: float | None = None
-    red: float | None = None
-    blue: float | None = None
-    centre_x: float | None = None
-    centre_y: float | None = None
-
-
-@dataclass(frozen=True)
-class ScoreRecord:
-    """What a detector says about one image; no scores when the verdict is ``unusable``."""
-
-    verdict: Literal["ok", "flagged", "unusable"]
-    raw_score: float | None = None
-    normalised_score: float | None = None
-    p_value: float | None = None
-    reason: str | None = None
-    heat_map_key: str | None = None
-
-
-@dataclass(frozen=True)
-class JudgedImage:
-    """An image and what a detector says about it."""
-
-    image: ImageRecord
-    score: ScoreRecord
-
-
-@dataclass(frozen=True)
-class FailureRecord:
-    """An image that could not be judged in this run: vanished, changed, or not to be fetched."""
-
-    key: str
-    etag: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class ScoringRun:
-    """One row of table `scoring_run`."""
-
-    id: str
-    line: str
-    window_start: date
-    window_end: date
-    model_name: str
-    model_version: int
-    calibration_id: str
-    snapshot_id: str
-    code_version: str
-    flow_run_id: str
-    state: RunState
-    message: str
-    started_at: datetime
-    finished_at: datetime | None
-    listed: int
-    scored: int
-    already_scored: int
-    unusable: int
-    failed: int
-    flagged: int
-    report_key: str | None
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """One row of table `promotion`: what was decided about a version and an alias, by whom and why.
-
-    Attributes:
-        line: its name.
-        model_name: the registered model.
-        alias: that the version has now, or keeps.
-        version: that was decided about.
-        previous_version: that had the alias before.
-        who: a person, or the flow.
-        why: in words.
-        promoted_at: when.
-        outcome: what became of it.
-        gate: the gate's checks as JSON, see `tasks.promotion.gate`; empty where it was not asked.
-        flow_run_id: Prefect's.
-    """
-
-    line: str
-    model_name: str
-    alias: str
-    version: int
-    previous_version: int | None
-    who: str
-    why: str
-    promoted_at: datetime
-    outcome: PromotionOutcome = "promoted"
-    gate: str = ""
-    flow_run_id: str = ""
-
-
-@dataclass(frozen=True)
-class DriftRecord:
-    """One figure of a night beside what is usual on the line.
-
-    Attributes:
-        figure: a quality figure of images, or ``score``.
-        night_median: of the night's usable images.
-        usual_median: of the images that the model learned from; of the calibration images for ``score``.
-        above_usual: chance that an image of the night has a higher figure than a usual one, ties half, [0, 1].
-        allowed: how far that may lie from one half.
-        changed: whether it lies further.
-    """
-
-    figure: str
-    night_median: float
-    usual_median: float
-    above_usual: float
-    allowed: float
-    changed: bool
-
-
-@dataclass(frozen=True)
-class Release:
-    """One row of table `release`: somebody said that the verdicts of a suspect window may be used.
-
-    Attributes:
-        line: its name.
-        window_start: first production date.
-        window_end: last production date, included.
-        model_version: whose verdicts.
-        figures: that were not as usual then, separated by commas; another one withholds the window again.
-        who: a person.
-        why: in words.
-        released_at: when.
-    """
-
-    line: str
-    window_start: date
-    window_end: date
-    model_version: int
-    figures: str
-    who: str
-    why: str
-    released_at: datetime
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredImage(ImageRecord):
-    """One row of table `image`."""
-
-    id: int
-    line: str
-    recorded_at: datetime
-
-
-@dataclass(frozen=True)
-class StoredScore:
-    """One row of table `score`, with what its image and line are."""
-
-    image_id: int
-    key: str
-    etag: str
-    line: str
-    run_id: str
-    model_version: int
-    calibration_id: str
-    raw_score: float | None
-    normalised_score: float | None
-    p_value: float | None
-    verdict: Literal["ok", "flagged", "unusable"]
-    reason: str | None
-    heat_map_key: str | None
-    scored_at: datetime
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredFailure(FailureRecord):
-    """One row of table `failure`, with the time at which its run started."""
-
-    run_id: str
-    started_at: datetime
-
-
-@dataclass(frozen=True)
-class Review:
-    """One row of table `review`: what a person found on the part that an image shows."""
-
-    image_id: int
-    finding: Finding
-    who: str
-    note: str
-    reviewed_at: datetime

@@ -7,7 +7,7 @@ from ganomaly import Detector
 from tasks.golden.judging import GoldenJudgements
 from tasks.registry.versions import CHALLENGER
 from tasks.settings import code_version
-from tasks.store.tables import Promotion
+from tasks.store.rows import Promotion
 from tasks.training.choose import NormalImages
 
 CARD = "# Detector of line"

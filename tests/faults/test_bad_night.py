@@ -27,8 +27,8 @@ from flows.ingest_images import ingest_images
 from flows.score_batch import score_batch
 from flows.train_ganomaly import train_ganomaly
 from tasks.bucket.bucket import ObjectInfo, ObjectStore
+from tasks.night.run import FailedImagesError
 from tasks.settings import Settings
-from tasks.store.run import FailedImagesError
 from tasks.store.store import ReportStore
 from tests.faults.bad_images import DATE, IGNORED, IMAGES, KEYS, SCORED, STRAY, UNSEEN_KEYS, BadKey, good_image
 

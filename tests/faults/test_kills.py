@@ -26,8 +26,8 @@ from prefect.settings import PREFECT_API_URL
 
 from infra.local_s3 import LocalS3
 from tasks.registry.registry import ModelRegistry
+from tasks.store.rows import ScoringRun
 from tasks.store.store import ReportStore
-from tasks.store.tables import ScoringRun
 from tests.faults.fault_proxy import PASSING_FAULTS, FaultProxy
 from tests.faults.night_process import Nights
 from tests.faults.postgres_cluster import Cluster, tell

@@ -19,9 +19,9 @@ import sqlalchemy as sa
 
 from tasks.store import database
 from tasks.store.database import ReportStoreError
+from tasks.store.rows import ImageRecord, JudgedImage, ScoreRecord
 from tasks.store.runs import new_run_id
 from tasks.store.store import ReportStore
-from tasks.store.tables import ImageRecord, JudgedImage, ScoreRecord
 from tests.faults.postgres_cluster import Cluster, tell
 
 DAY = date(2026, 3, 9)

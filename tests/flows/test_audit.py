@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from deployments.commands.inspection import app
 from flows.score_batch import NightResult, score_batch
 from tasks.bucket.bucket import ObjectStore
-from tasks.night.score import pin_model
+from tasks.night.pinned import pin_model
 from tasks.registry.reaching import RegistryUnreachableError
 from tasks.store.store import ReportStore
 from tests.flows.plates import LINE, WEEK, key_of, plate

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from deployments.commands.inspection import app
 from flows.nightly import nightly
 from tasks.bucket.bucket import ObjectStore
-from tasks.store.run import SuspectNightError
+from tasks.night.run import SuspectNightError
 from tasks.systems import open_systems
 from tests.flows.plates import LAST_DAY, LINE, key_of, plate
 

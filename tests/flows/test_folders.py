@@ -17,8 +17,8 @@ from flows.nightly import nightly
 from flows.train_ganomaly import train_ganomaly
 from ganomaly import TrainingDataError
 from tasks.bucket.bucket import ObjectStore
+from tasks.night.run import NothingJudgedError
 from tasks.registry.reaching import ModelRegistryError
-from tasks.store.run import NothingJudgedError
 from tasks.store.store import ReportStore
 from tasks.systems import open_systems
 from tasks.training.normal_list import as_text

@@ -26,9 +26,9 @@ from ganomaly import TrainingDataError
 from tasks.bucket import bucket as object_store
 from tasks.bucket.bucket import ObjectStore
 from tasks.night.accounting import AccountingError
-from tasks.night.score import NoChampionError
+from tasks.night.pinned import NoChampionError
+from tasks.night.run import FailedImagesError
 from tasks.registry.reaching import ModelRegistryError
-from tasks.store.run import FailedImagesError
 from tasks.store.scores import Scores
 from tasks.store.store import ReportStore
 from tasks.systems import Systems, open_systems

@@ -20,13 +20,13 @@ from flows.ingest_images import ingest_images
 from flows.nightly import nightly
 from flows.promote_model import promote_model
 from flows.train_ganomaly import train_ganomaly
+from tasks.audit.lookup import open_archive
 from tasks.audit.review import record_finding
 from tasks.bucket.bucket import ObjectStore
 from tasks.golden.golden_set import GoldenSetError, read_golden_set
-from tasks.night.score import pin_model
+from tasks.night.pinned import pin_model
 from tasks.promotion import alias, approval
 from tasks.promotion.promote import PromotionError
-from tasks.store.lookup import open_archive
 from tasks.store.store import ReportStore
 from tasks.systems import Systems, open_systems
 from tests.conftest import write_line_file

@@ -23,9 +23,9 @@ from ganomaly.images.preparation import prepare_image, read_image
 from tasks.bucket.bucket import ObjectStore
 from tasks.night.overlays import overlay_jpeg
 from tasks.settings import Settings
+from tasks.store.rows import ImageRecord, JudgedImage, ScoreRecord
 from tasks.store.runs import new_run_id
 from tasks.store.store import ReportStore
-from tasks.store.tables import ImageRecord, JudgedImage, ScoreRecord
 from tests.benchmarks.bench.data import mixed
 from tests.benchmarks.bench.plant import LINE
 from tests.benchmarks.bench.serving import serve

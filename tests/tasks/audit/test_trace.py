@@ -21,9 +21,9 @@ from ganomaly.scoring.calibration import Calibration
 from tasks.audit.verify import TOLERANCES, compare
 from tasks.bucket.bucket import ObjectStore
 from tasks.night.accounting import RunCounts
+from tasks.store.rows import FailureRecord, ImageRecord, JudgedImage, ScoreRecord, StoredScore
 from tasks.store.runs import new_run_id
 from tasks.store.store import ReportStore
-from tasks.store.tables import FailureRecord, ImageRecord, JudgedImage, ScoreRecord, StoredScore
 
 ROOT = Path(__file__).resolve().parents[3]
 DAY = date(2026, 3, 9)
@@ -143,7 +143,7 @@ def test_what_is_not_recorded_has_a_way_out(store: ReportStore, bucket: ObjectSt
 def test_a_quick_look_does_not_wait_for_torch() -> None:
     """Broken if listing runs or recording a finding takes seconds because of what only training and scoring need."""
     heavy = "{'torch', 'mlflow', 'prefect'}"
-    code = f"import sys, tasks.store.lookup, tasks.audit.review; sys.exit(' '.join({heavy} & {{*sys.modules}}))"
+    code = f"import sys, tasks.audit.lookup, tasks.audit.review; sys.exit(' '.join({heavy} & {{*sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
 

@@ -8,8 +8,8 @@ import pytest
 from tasks.night.drift import NightDrift
 from tasks.promotion.promote import PromotionError, former_champion
 from tasks.registry.registry import MOST_LETTERS
+from tasks.store.rows import DriftRecord, Promotion, Release
 from tasks.store.store import ReportStore
-from tasks.store.tables import DriftRecord, Promotion, Release
 from tasks.training.card import CARD, HISTORY, _by_time, with_history
 
 NOW = datetime(2026, 3, 9, 12, tzinfo=UTC)

@@ -19,9 +19,7 @@ from alembic.migration import MigrationContext
 
 from tasks.night.accounting import AccountingError, RunCounts
 from tasks.store.database import ReportStoreError, SchemaError
-from tasks.store.runs import new_run_id
-from tasks.store.store import ReportStore
-from tasks.store.tables import (
+from tasks.store.rows import (
     DriftRecord,
     FailureRecord,
     ImageRecord,
@@ -29,8 +27,11 @@ from tasks.store.tables import (
     Release,
     ScoreRecord,
     ScoringRun,
-    metadata,
+    ShadowRecord,
 )
+from tasks.store.runs import new_run_id
+from tasks.store.store import ReportStore
+from tasks.store.tables import metadata
 from tests.later_release import become_a_later_release
 
 DAY = date(2026, 3, 9)
@@ -702,6 +703,10 @@ def test_a_lost_answer_changes_nothing(store: ReportStore, lose_the_next_answer:
     judged = [JudgedImage(image(key), score_of(9.0)) for key, _ in names(3)]
     failed = [FailureRecord("x", "e", "vanished", "gone")]
     assert lost(store.scores.commit, run.id, judged, failed) == set(names(3))
+    said = {next(iter(names(1))): ShadowRecord("flagged", 0.7)}
+    lost(store.shadow.commit, run.id, "cells", (4, "beside"), said)
+    (beside,) = store.shadow.beside("cells", (4, "beside"), DETECTOR).to_dict("records")
+    assert (beside["key"], beside["challenger"], beside["champion_verdict"]) == (next(iter(said))[0], 0.7, "flagged")
     (found,) = store.images.find("p000")
     review = lost(store.decisions.record_review, "cells", found.id, "good", "ada")
     assert store.decisions.reviews([found.id]) == [review]
@@ -720,7 +725,7 @@ def test_a_lost_answer_changes_nothing(store: ReportStore, lose_the_next_answer:
     assert lost(store.runs.finish, run.id, RunCounts(), "completed").state == "completed"
     with store.database.engine.begin() as connection:
         counted = {name: connection.scalar(sa.select(sa.func.count()).select_from(table)) for name, table in TABLES}
-    ones = dict.fromkeys(("scoring_run", "failure", "drift", "release", "promotion", "review", "lease"), 1)
+    ones = dict.fromkeys(("scoring_run", "shadow", "failure", "drift", "release", "promotion", "review", "lease"), 1)
     assert counted == {**ones, "image": 3, "score": 3}
 
 

@@ -15,8 +15,8 @@ from tasks.errors import OperatingError
 from tasks.lines.names import list_lines
 from tasks.process import set_up_process
 from tasks.settings import Settings
+from tasks.store.rows import ScoringRun
 from tasks.store.store import ReportStore
-from tasks.store.tables import ScoringRun
 
 STORE_PATIENCE_S = 15.0
 S3_READ_TIMEOUT_S = 5.0

@@ -13,11 +13,12 @@ from tasks.lines.window import Window
 from tasks.night.accounting import AccountingError, RunCounts
 from tasks.night.drift import NightDrift, in_words
 from tasks.night.listing import Listing
-from tasks.night.score import OpenRun, PinnedModel
+from tasks.night.pinned import PinnedModel
+from tasks.night.score import OpenRun
 from tasks.process import finish_before_stopping
 from tasks.settings import code_version
+from tasks.store.rows import FailureRecord
 from tasks.store.runs import new_run_id
-from tasks.store.tables import FailureRecord
 from tasks.systems import Systems
 
 NAMED_IN_MESSAGE = 3
