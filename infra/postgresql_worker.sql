@@ -5,6 +5,6 @@ REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO inspection_worker;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO inspection_worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO inspection_worker;
-GRANT INSERT ON image, score, shadow, failure, drift, release, review, promotion, scoring_run TO inspection_worker;
+GRANT INSERT ON image, score, region, shadow, failure, drift, release, review, promotion, scoring_run TO inspection_worker;
 GRANT UPDATE ON scoring_run TO inspection_worker;
 GRANT INSERT, UPDATE, DELETE ON lease TO inspection_worker;

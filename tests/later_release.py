@@ -12,7 +12,7 @@ NEXT_REVISION = """
 import sqlalchemy as sa
 from alembic import op
 
-revision, down_revision = "0005", "0004"
+revision, down_revision = "0006", "0005"
 
 
 def upgrade():
@@ -30,7 +30,7 @@ def become_a_later_release(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Let the report store use the migrations of a later release, which are written to the folder."""
     source = Path(database.__file__).parents[2] / "infra" / "migrations"
     migrations = Path(shutil.copytree(source, folder / "migrations"))
-    (migrations / "versions" / "0005_next.py").write_text(NEXT_REVISION)
+    (migrations / "versions" / "0006_next.py").write_text(NEXT_REVISION)
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     monkeypatch.setattr(database, "migrations", lambda: config)

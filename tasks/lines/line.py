@@ -61,6 +61,7 @@ class ImagesConfig(BaseModel):
     key_pattern: str = "{date}/{part}/{view}.{ext}"
     max_bytes: Annotated[int, Field(ge=1)] = 200_000_000  # a larger object is no image and is not fetched
     ignore: tuple[Annotated[str, Field(min_length=1)], ...] = IGNORED  # shell patterns of names that are no images
+    mm_per_px: Annotated[float, Field(gt=0)] | None = None  # of the camera image; None: sizes are told in pixels alone
     normal_list: Annotated[str, Field(min_length=1)] | None = None  # key of a CSV file; None: every usable image
 
     @field_validator("key_pattern")

@@ -7,6 +7,7 @@ import numpy as np
 
 from ganomaly import Detector
 from ganomaly.images.preparation import read_image
+from ganomaly.images.regions import Region, draw_regions, find_regions
 from ganomaly.scoring.heatmap import draw_overlay
 from tasks.night.listing import OUTPUTS, ListedImage
 
@@ -24,10 +25,12 @@ def overlay_key(line: str, image: ListedImage, model_version: int, calibration_i
     return f"{OUTPUTS}{line}/{image.production_date}/overlays/{name}.jpg"
 
 
-def overlay_jpeg(detector: Detector, data: bytes, heat_hw: np.ndarray) -> bytes:
-    """An encoded image with its heat map (H', W') laid over it, as JPEG of at most 640 pixels a side."""
+def overlay_and_regions(detector: Detector, data: bytes, heat_hw: np.ndarray) -> tuple[bytes, tuple[Region, ...]]:
+    """An encoded image with its heat map (H', W') and the outlines of its regions, as JPEG, and the regions."""
     image = read_image(data, detector.config.recipe)
-    return encode_jpeg(draw_overlay(image, detector.config.recipe.to_image_pixels(heat_hw, image)))
+    placed_hw = detector.config.recipe.to_image_pixels(heat_hw, image)
+    overlay = draw_regions(draw_overlay(image, placed_hw), placed_hw)
+    return encode_jpeg(overlay), tuple(find_regions(placed_hw))
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

@@ -13,13 +13,14 @@ from prefect.logging import get_run_logger
 
 from ganomaly import Detector, ImageScore
 from ganomaly.acceleration.memory import give_back_freed_memory
+from ganomaly.images.regions import Region
 from tasks.bucket.failures import ObjectStoreError
 from tasks.lines.window import Window
 from tasks.night.accounting import RunCounts
 from tasks.night.fetching import FailedImage, FetchedImage, fetch_chunks
 from tasks.night.ingest import image_record
 from tasks.night.listing import ListedImage, Listing
-from tasks.night.overlays import overlay_jpeg, overlay_key
+from tasks.night.overlays import overlay_and_regions, overlay_key
 from tasks.night.pinned import PinnedModel
 from tasks.night.shadow import Said, ShadowModel, record_shadow
 from tasks.process import finish_before_stopping, imports_left_alone
@@ -157,15 +158,16 @@ def _finish(
 ) -> JudgedImage | FailedImage:
     """The row of an image, once the overlay of a flagged one is written."""
     key: str | None = None
+    regions: tuple[Region, ...] = ()
     if heat_hw is not None:
         key = overlay_key(systems.line.name, found.image, model.version.version, model.calibration_id)
         try:
-            picture = overlay_jpeg(model.detector, found.data, heat_hw)
+            picture, regions = overlay_and_regions(model.detector, found.data, heat_hw)
             systems.objects.put_one_of_many(key, picture, "image/jpeg")
         except ObjectStoreError as error:
             return FailedImage(found.image, OVERLAY_FAILED, str(error))
     row = ScoreRecord(score.verdict, score.raw, score.normalised, score.p_value, score.reason, key)
-    return JudgedImage(image_record(found), row)
+    return JudgedImage(image_record(found), row, regions)
 
 
 def _count(rows: Sequence[JudgedImage], inserted: Collection[tuple[str, str]]) -> RunCounts:

@@ -3,12 +3,15 @@
 It holds no weights and nothing pickled: those lie beside it as the detector's own folder. Input is a table with one
 column ``image``: encoded bytes (PNG, JPEG, ...), the same in base64 (also URL-safe, with line breaks, as a data URL),
 or pixels (H, W) or (H, W, 3) RGB as a numpy array or nested list of uint8. One row comes back for each image. With the
-parameter ``heat_maps`` set, each row of a usable image also holds the image with its heat map, as a PNG in base64.
+parameter ``heat_maps`` set, each row of a usable image also holds the image with its heat map, as a PNG in base64; with
+``regions``, that of a flagged one the regions beyond the limit, as a list of JSON objects in pixels of the image.
 """
 
 import base64
 import binascii
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import cv2
 import mlflow
@@ -18,6 +21,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from ganomaly import Detector
 from ganomaly.images.preparation import read_image
+from ganomaly.images.regions import draw_regions, find_regions
 from ganomaly.scoring.heatmap import draw_overlay
 
 URL_SAFE = str.maketrans("-_", "+/")
@@ -51,16 +55,28 @@ class DetectorModel(PythonModel):
                 None if score.verdict == "unusable" else self._overlay(image)
                 for image, score in zip(images, scores, strict=True)
             ]
+        if params and params.get("regions"):
+            columns["regions"] = [
+                json.dumps([asdict(region) for region in find_regions(self._heat(image)[1])])
+                if score.verdict == "flagged"
+                else None
+                for image, score in zip(images, scores, strict=True)
+            ]
         # None, not NaN: the server writes JSON, which knows no NaN
         return pd.DataFrame({name: pd.Series(values, dtype=_dtype(values)) for name, values in columns.items()})
 
     def _overlay(self, image: bytes | np.ndarray) -> str:
-        """A usable image with its heat map laid over it, as a PNG in base64."""
+        """A usable image with its heat map and the outlines of its regions, as a PNG in base64."""
+        picture, heat_hw = self._heat(image)
+        overlay = draw_regions(draw_overlay(picture, heat_hw), heat_hw)
+        return base64.b64encode(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes()).decode("ascii")
+
+    def _heat(self, image: bytes | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels of a usable image, and its heat map in them."""
         recipe = self.detector.config.recipe
         prepared, picture = self.detector.prepare(image), read_image(image, recipe)
         (heat_hw,) = self.detector.heat_maps(self.detector.stack([prepared], np.ones(1, dtype=bool)))  # noqa: PD013
-        overlay = draw_overlay(picture, recipe.to_image_pixels(heat_hw, picture))
-        return base64.b64encode(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes()).decode("ascii")
+        return picture, recipe.to_image_pixels(heat_hw, picture)
 
 
 def _dtype(values: Sequence[object]) -> str:

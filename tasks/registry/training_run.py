@@ -39,9 +39,10 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.string, "verdict"),
             ColSpec(DataType.string, "reason", required=False),
             ColSpec(DataType.string, "heat_map", required=False),
+            ColSpec(DataType.string, "regions", required=False),
         ]
     ),
-    params=ParamSchema([ParamSpec("heat_maps", DataType.boolean, False)]),
+    params=ParamSchema([ParamSpec(name, DataType.boolean, False) for name in ("heat_maps", "regions")]),
 )
 SERVING_PACKAGES = (
     "imagecodecs",

@@ -106,6 +106,7 @@ def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
             cards=cards,
             rows=[(part, image) for part in parts if part.rank not in carded for image in part.images],
             shown=shown,
+            regions=_sizes(report),
             max_rows=MAX_TABLE_ROWS,
             days=report.days,
             charts={name: night_chart(rows) for name, rows in report.figures.items()},
@@ -154,6 +155,20 @@ def _bar_height(count: int, axis_top: int) -> float:
 def _shown_keys(parts: Iterable[FlaggedPart], pictures: Mapping[str, Picture], max_pictures: int) -> set[str]:
     keys = [image.key for part in parts for image in part.images if image.key in pictures]
     return set(keys[:max_pictures])
+
+
+def _sizes(report: NightReport) -> dict[str, list[str]]:
+    """The regions of each image in words, by its key."""
+    scale, words = report.mm_per_px, dict[str, list[str]]()
+    for row in report.regions.sort_values(["key", "place"]).itertuples():
+        size = f"{row.width:,} x {row.height:,} px at {row.x:,}, {row.y:,}"
+        if scale:
+            mm = f"{row.width * scale:.3g} x {row.height * scale:.3g} mm, longest {row.extent_px * scale:.3g} mm"
+            size = f"{mm}, {row.area_px * scale**2:.3g} mm² ({size})"
+        else:
+            size = f"{size}, longest {row.extent_px:.0f} px, {row.area_px:,} px²"
+        words.setdefault(row.key, []).append(size)
+    return words
 
 
 def _plausible(report: NightReport) -> int | None:

@@ -1,4 +1,4 @@
-"""Write the night's report to the bucket: scores.parquet, flagged.csv, report.html."""
+"""Write the night's report to the bucket: scores, flagged parts, regions, report.html."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,13 +15,13 @@ from tasks.lines.window import Window
 from tasks.night.accounting import RunCounts
 from tasks.night.drift import WORDS, NightDrift, in_words
 from tasks.night.listing import OUTPUTS, Listing
-from tasks.night.overlays import encode_jpeg, overlay_jpeg
+from tasks.night.overlays import encode_jpeg, overlay_and_regions
 from tasks.night.pinned import PinnedModel
 from tasks.night.survey import Unseen, way_out
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html
 from tasks.report.report import NightReport, Picture
-from tasks.report.tables import flagged_csv, scores_parquet
+from tasks.report.tables import flagged_csv, regions_csv, regions_parquet, scores_parquet
 from tasks.steps import NETWORK_STEP, show_markdown
 from tasks.store.rows import ScoringRun
 from tasks.systems import Systems
@@ -54,6 +54,8 @@ def publish_report(
     folder = report_folder(run.line, window, run.id)
     systems.objects.put(f"{folder}/scores.parquet", scores_parquet(report), "application/vnd.apache.parquet")
     systems.objects.put(f"{folder}/{report.flagged_file}", flagged_csv(report).encode(), "text/csv; charset=utf-8")
+    systems.objects.put(f"{folder}/{report.regions_file}", regions_csv(report).encode(), "text/csv; charset=utf-8")
+    systems.objects.put(f"{folder}/regions.parquet", regions_parquet(report), "application/vnd.apache.parquet")
     html = report_html(report, max_pictures=MAX_PICTURES)
     key = f"{folder}/report.html"
     systems.objects.put(key, html.encode(), "text/html; charset=utf-8")
@@ -120,6 +122,8 @@ def night_report(
         counts=counts,
         scores=scores,
         failures=systems.store.runs.failures(run.id),
+        regions=_regions(systems, run, scores),
+        mm_per_px=line.images.mm_per_px,
         pictures=_pictures(systems, model.detector, scores[scores["verdict"] == "flagged"].head(MAX_PICTURES)),
         ignored=listing.ignored,
         never_seen=unseen.folders,
@@ -130,6 +134,14 @@ def night_report(
         figures={WORDS[name]: rows for name, rows in drift.history.groupby("figure", sort=False)},
         attribution=line.attribution or None,
     )
+
+
+def _regions(systems: Systems, run: ScoringRun, scores: pd.DataFrame) -> pd.DataFrame:
+    """The regions of the flagged images among these scores."""
+    regions = systems.store.scores.regions(
+        run.line, run.window_start, run.window_end, run.model_version, run.calibration_id
+    )
+    return regions[regions["etag"] == regions["key"].map(dict(zip(scores["key"], scores["etag"], strict=True)))]
 
 
 def _released(drift: NightDrift) -> str:
@@ -161,7 +173,7 @@ def _draw(detector: Detector, images: dict[str, bytes]) -> dict[str, Picture]:
     return {
         key: Picture(
             encode_jpeg(read_image(images[key], detector.config.recipe)),
-            overlay_jpeg(detector, images[key], heat),
+            overlay_and_regions(detector, images[key], heat)[0],
         )
         for key, heat in zip(usable, heats, strict=True)
     }

@@ -33,6 +33,10 @@ SCORE_SCHEMA = pa.schema(
         ("run_id", pa.string()),
     ]
 )
+REGION_COLUMNS = (
+    *("key", "part", "view", "production_date", "place", "x", "y", "width", "height"),
+    *("centre_x", "centre_y", "area_px", "extent_px", "heat"),
+)
 FAILURE_COLUMNS = ("key", "reason", "detail")
 STRAY_KEY = "key_layout"
 STRAY_SIZE = "object_too_large"
@@ -84,6 +88,8 @@ class NightReport:
         withheld: whether the verdicts wait for somebody who releases them.
         released: who did, when and why; empty where nobody had to.
         figures: by their names, rows of the newest nights with columns day, above_usual, allowed, changed.
+        regions: columns `REGION_COLUMNS`, one row for each region of a flagged image, the hottest of each image first.
+        mm_per_px: millimetres of a pixel of the camera image; None where nobody knows.
         attribution: whom the images belong to, printed in the footer.
     """
 
@@ -117,6 +123,8 @@ class NightReport:
     withheld: bool = False
     released: str = ""
     figures: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    regions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REGION_COLUMNS)))
+    mm_per_px: float | None = None
     attribution: str | None = None
 
     def __post_init__(self) -> None:
@@ -127,6 +135,7 @@ class NightReport:
         """
         _require_columns("scores", self.scores, SCORE_SCHEMA.names)
         _require_columns("failures", self.failures, FAILURE_COLUMNS)
+        _require_columns("regions", self.regions, REGION_COLUMNS)
         unknown = set(self.scores["verdict"]) - set(VERDICTS)
         if unknown:
             raise ValueError(f"scores: verdict {sorted(map(str, unknown))} is none of {', '.join(VERDICTS)}")
@@ -154,6 +163,11 @@ class NightReport:
     def flagged_file(self) -> str:
         """Name of the list of flagged parts: another one while the verdicts are withheld."""
         return "flagged-withheld.csv" if self.withheld else "flagged.csv"
+
+    @property
+    def regions_file(self) -> str:
+        """Name of the list of regions: another one while the verdicts are withheld."""
+        return "regions-withheld.csv" if self.withheld else "regions.csv"
 
     @property
     def days(self) -> str:

@@ -1,4 +1,4 @@
-"""The night as files for programs and spreadsheets: scores.parquet and flagged.csv."""
+"""The night as files for programs and spreadsheets: scores.parquet, flagged.csv and regions.csv."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ganomaly.spreadsheets import spreadsheet_safe
-from tasks.report.report import SCORE_SCHEMA, NightReport, flagged_parts
+from tasks.report.report import REGION_COLUMNS, SCORE_SCHEMA, NightReport, flagged_parts
 from tasks.report.words import utc
 
 FLAGGED_CSV_COLUMNS = (
@@ -29,6 +29,10 @@ FLAGGED_CSV_COLUMNS = (
     "etag",
     "run_id",
 )
+PX_COLUMNS = {
+    **{name: f"{name}_px" for name in ("x", "y", "width", "height", "centre_x", "centre_y")},
+    "area_px": "area_px2",
+}
 ROW_GROUP = 20_000  # rows of the parquet file that are in memory at once
 
 
@@ -59,6 +63,29 @@ def flagged_csv(report: NightReport) -> str:
             cells = (getattr(image, column) for column in FLAGGED_CSV_COLUMNS[1:])
             writer.writerow([part.rank, *map(_csv_cell, cells)])
     return text.getvalue()
+
+
+def regions_csv(report: NightReport) -> str:
+    """Every region of every flagged image: where it lies and how large it is, in pixels and, where known, in mm."""
+    table, text = _regions(report), io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(table.columns)
+    writer.writerows([_csv_cell(cell) for cell in row] for row in table.itertuples(index=False))
+    return text.getvalue()
+
+
+def regions_parquet(report: NightReport) -> bytes:
+    """The same as a parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(_regions(report), preserve_index=False), buffer)
+    return buffer.getvalue()
+
+
+def _regions(report: NightReport) -> pd.DataFrame:
+    scale = float("nan") if report.mm_per_px is None else report.mm_per_px
+    table = report.regions[list(REGION_COLUMNS)].rename(columns={"place": "region", **PX_COLUMNS})
+    mm = {f"{name}_mm": table[f"{name}_px"] * scale for name in ("width", "height", "extent")}
+    return table.assign(**mm, area_mm2=table["area_px2"] * scale**2)
 
 
 def _csv_cell(value: Any) -> Any:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
+from ganomaly.images.regions import Region
+
 RunState = Literal["running", "completed", "failed", "interrupted"]
 Finding = Literal["defect", "good"]
 PromotionOutcome = Literal["promoted", "refused", "waiting", "rolled_back", "found"]
@@ -58,10 +60,11 @@ class ShadowRecord:
 
 @dataclass(frozen=True)
 class JudgedImage:
-    """An image and what a detector says about it."""
+    """An image and what a detector says about it; regions where it is flagged, the hottest first."""
 
     image: ImageRecord
     score: ScoreRecord
+    regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The verdicts of detectors on images, each judged once by each detector."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, date, datetime
 from random import Random
@@ -10,11 +10,12 @@ from typing import Any
 import pandas as pd
 import sqlalchemy as sa
 
+from ganomaly.images.regions import Region
 from tasks.store.database import Database, rows_among
 from tasks.store.images import ids_of, in_window, insert_images
 from tasks.store.rows import FailureRecord, JudgedImage, ScoreRecord, ScoringRun, StoredScore
 from tasks.store.runs import insert_failures, run_of
-from tasks.store.tables import image_table, run_table, score_table
+from tasks.store.tables import image_table, region_table, run_table, score_table
 
 _SCORE_COLUMNS = (
     *("raw_score", "normalised_score", "p_value", "verdict", "reason", "heat_map_key"),
@@ -66,6 +67,8 @@ class Scores:
         ids = ids_of(connection, run.line, [(image.key, image.etag) for image in images])
         scores = {ids[row.image.key, row.image.etag]: row.score for row in judged}
         inserted = self._insert_scores(connection, run, scores, now)
+        regions = {ids[row.image.key, row.image.etag]: row.regions for row in judged if row.regions}
+        self._insert_regions(connection, run, regions)
         insert_failures(self._database, connection, run_id, failures)
         return {image for image, image_id in ids.items() if image_id in inserted}
 
@@ -83,6 +86,37 @@ class Scores:
         query = sa.select(table.image_id).where(*_judged_by(run.model_version, run.calibration_id))
         mine = query.where(table.run_id == run.id, table.scored_at == now)
         return {row.image_id for row in rows_among(connection, mine, table.image_id, scores)}
+
+    def _insert_regions(
+        self, connection: sa.Connection, run: ScoringRun, regions: Mapping[int, Sequence[Region]]
+    ) -> None:
+        common = {"model_version": run.model_version, "calibration_id": run.calibration_id, "run_id": run.id}
+        values = [
+            {**asdict(region), **common, "image_id": image_id, "place": place}
+            for image_id, of_image in sorted(regions.items())
+            for place, region in enumerate(of_image, start=1)
+        ]
+        if values:
+            connection.execute(self._database.insert_new(region_table), values)
+
+    def regions(self, line: str, start: date, end: date, model_version: int, calibration_id: str) -> pd.DataFrame:
+        """The regions of one detector's flagged images of the window, by key, the hottest first.
+
+        Columns: key, etag, part, view, production_date, place (from 1) and those of `Region`.
+        """
+        table = region_table.c
+        query = (
+            sa.select(
+                *(image_table.c[name] for name in ("key", "etag", "part", "view", "production_date")),
+                table.place,
+                *(table[column.name] for column in fields(Region)),
+            )
+            .join(region_table, table.image_id == image_table.c.id)
+            .where(*in_window(line, start, end))
+            .where(table.model_version == model_version, table.calibration_id == calibration_id)
+            .order_by(image_table.c.key, image_table.c.etag, table.place)
+        )
+        return self._database.frame(query, {"place": "int64"})
 
     def since(
         self,

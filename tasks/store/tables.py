@@ -122,6 +122,30 @@ score_table = sa.Table(
     ),
 )
 
+region_table = sa.Table(
+    "region",
+    metadata,
+    sa.Column("id", _Id, primary_key=True),
+    sa.Column("image_id", _Id, sa.ForeignKey("image.id", name="fk_region_image"), nullable=False),
+    sa.Column("model_version", sa.Integer, nullable=False),
+    sa.Column("calibration_id", sa.String, nullable=False),
+    sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name="fk_region_run"), nullable=False),
+    sa.Column("place", sa.Integer, nullable=False),
+    sa.Column("x", sa.Integer, nullable=False),
+    sa.Column("y", sa.Integer, nullable=False),
+    sa.Column("width", sa.Integer, nullable=False),
+    sa.Column("height", sa.Integer, nullable=False),
+    sa.Column("centre_x", sa.Double, nullable=False),
+    sa.Column("centre_y", sa.Double, nullable=False),
+    sa.Column("area_px", sa.Integer, nullable=False),
+    sa.Column("extent_px", sa.Double, nullable=False),
+    sa.Column("heat", sa.Double, nullable=False),
+    sa.UniqueConstraint(
+        *("image_id", "model_version", "calibration_id", "place"), name="uq_region_image_model_calibration_place"
+    ),
+    sa.Index("ix_region_run_id", "run_id"),
+)
+
 # what a challenger says beside the verdict: no report, no limit and no training looks at it
 shadow_table = sa.Table(
     "shadow",

@@ -1,6 +1,7 @@
 """A line that is seen through a frozen network: trained, registered, scored, reported and verified like any other."""
 
 import io
+import json
 from datetime import date
 
 import cv2
@@ -15,7 +16,7 @@ from flows.nightly import nightly
 from flows.train_ganomaly import train_ganomaly
 from tasks.bucket.bucket import ObjectStore
 from tasks.systems import open_systems
-from tests.ganomaly.parts_in_colour import HEIGHT, WIDTH, draw
+from tests.ganomaly.parts_in_colour import HEIGHT, SCRATCH, WIDTH, draw
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -25,6 +26,7 @@ TOML = f"""name = "{LINE}"
 input = "features"
 [images]
 key_pattern = "{{date}}/{{part}}.png"
+mm_per_px = 0.1
 [quality]
 min_sharpness = 0.0
 [training]
@@ -54,6 +56,26 @@ def plant(bucket: ObjectStore, write_line, request: pytest.FixtureRequest) -> Ob
     return bucket
 
 
+def check_regions(plant: ObjectStore, report_key: str, flagged: set[str]) -> None:
+    """See that the scratches are where the regions say, in the list and on the page."""
+    folder = report_key.rsplit("/", 1)[0]
+    regions = pd.read_csv(io.BytesIO(plant.get(f"{folder}/regions.csv")))
+    same = pd.read_parquet(io.BytesIO(plant.get(f"{folder}/regions.parquet")))
+    assert list(same.columns) == list(regions.columns)
+    assert len(same) == len(regions)
+    assert set(regions["key"]) <= flagged
+    hottest = regions[(regions["region"] == 1) & regions["part"].str.startswith("d")]
+    assert len(hottest) >= 9
+    (left, top), (right, bottom) = SCRATCH
+    assert hottest["centre_x_px"].between(left - 8, right + 8).all()
+    assert hottest["centre_y_px"].between(top - 8, bottom + 8).all()
+    np.testing.assert_allclose(regions["extent_mm"], regions["extent_px"] * 0.1)
+    np.testing.assert_allclose(regions["area_mm2"], regions["area_px2"] * 0.01)
+    worst = hottest.iloc[0]
+    page = plant.get(report_key).decode()
+    assert f"{worst['width_mm']:.3g} x {worst['height_mm']:.3g} mm, longest {worst['extent_mm']:.3g} mm" in page
+
+
 def test_a_line_of_features_has_its_nights(plant: ObjectStore) -> None:
     """Broken if a night, an overlay, the report or the registered model cannot do with features."""
     ingested = ingest_images(LINE, WEEK, WEEK)
@@ -76,6 +98,7 @@ def test_a_line_of_features_has_its_nights(plant: ObjectStore) -> None:
         picture = cv2.imdecode(np.frombuffer(plant.get(key), np.uint8), cv2.IMREAD_COLOR)
         assert picture.shape == (HEIGHT, WIDTH, 3)
     report = plant.get(night.report_key).decode()
+    check_regions(plant, night.report_key, set(flagged["key"]))
     assert ("for certain: the limit comes from few parts" in report) == is_few
 
     model = mlflow.pyfunc.load_model(version.uri)
@@ -84,6 +107,11 @@ def test_a_line_of_features_has_its_nights(plant: ObjectStore) -> None:
     stored = scores.set_index("key").loc[key]
     assert served["raw_score"] == pytest.approx(stored["raw_score"], rel=1e-5)
     assert served["verdict"] == stored["verdict"]
+    told = model.predict(pd.DataFrame({"image": [plant.get(key)]}), params={"regions": True}).iloc[0]["regions"]
+    recorded = systems.store.scores.regions(LINE, NIGHT, NIGHT, 1, version.calibration_id)
+    recorded = recorded[recorded["key"] == key].reset_index(drop=True)
+    asked = pd.DataFrame(json.loads(told))
+    pd.testing.assert_frame_equal(asked, recorded[list(asked.columns)], check_dtype=False, rtol=1e-3)
     tags = systems.registry.client.get_model_version(version.name, str(version.version)).tags
     assert "Apache-2.0" in tags["looks"]
     assert tags["input"] == "features"

@@ -92,5 +92,8 @@ def test_the_server_says_what_the_night_says(server: str, trained: ObjectStore) 
     drawn = ask(server, {"dataframe_records": [{"image": cells[1]}], "params": {"heat_maps": True}})
     png = np.frombuffer(base64.b64decode(drawn[0]["heat_map"]), np.uint8)
     assert cv2.imdecode(png, cv2.IMREAD_COLOR).shape == (64, 64, 3)
+    found = ask(server, {"inputs": {"image": cells}, "params": {"regions": True}})
+    assert found[0]["regions"] is found[2]["regions"] is None
+    assert json.loads(found[1]["regions"])[0]["heat"] >= 1
     with pytest.raises(urllib.error.HTTPError, match="400"):
         ask(server, {"inputs": {"picture": cells}})

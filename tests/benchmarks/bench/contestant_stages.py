@@ -21,7 +21,7 @@ import torch
 from ganomaly import Detector
 from ganomaly.images.preparation import prepare_image, read_image
 from tasks.bucket.bucket import ObjectStore
-from tasks.night.overlays import overlay_jpeg
+from tasks.night.overlays import overlay_and_regions
 from tasks.settings import Settings
 from tasks.store.rows import ImageRecord, JudgedImage, ScoreRecord
 from tasks.store.runs import new_run_id
@@ -149,7 +149,7 @@ def overlay(folder: str, n_images: int, defective_share: float, flagged: int) ->
     def draw() -> None:
         for number, (file, heat) in enumerate(zip(files, heats, strict=True)):
             key = f"reports/{LINE}/stages/{number}.jpg"
-            objects.put_one_of_many(key, overlay_jpeg(made, file, heat), "image/jpeg")
+            objects.put_one_of_many(key, overlay_and_regions(made, file, heat), "image/jpeg")
 
     return measured(len(files), draw)
 

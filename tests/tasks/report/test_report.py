@@ -17,8 +17,8 @@ from tasks.night.accounting import RunCounts
 from tasks.report import tables
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html, score_histogram
-from tasks.report.report import SCORE_SCHEMA, NightReport, Picture, flagged_parts
-from tasks.report.tables import FLAGGED_CSV_COLUMNS, flagged_csv, scores_parquet
+from tasks.report.report import REGION_COLUMNS, SCORE_SCHEMA, NightReport, Picture, flagged_parts
+from tasks.report.tables import FLAGGED_CSV_COLUMNS, flagged_csv, regions_csv, scores_parquet
 
 HOSTILE = "<script>alert(1)</script>\"'&.png"
 DAY = date(2025, 11, 14)
@@ -415,3 +415,44 @@ def test_missing_columns_are_named() -> None:
     """A renamed column would surface as a KeyError deep in the template."""
     with pytest.raises(ValueError, match="failures: column detail missing"):
         NightReport(**vars(make_report(night_rows())) | {"failures": pd.DataFrame(columns=["key", "reason"])})
+
+
+# --- regions --------------------------------------------------------------------------------------------------------
+
+
+def regions_of(key: str, part: str) -> pd.DataFrame:
+    """Two regions of an image."""
+    rows = [
+        (key, part, "top", DAY, 1, 120, 88, 34, 12, 137.0, 94.0, 310, 36.0, 2.4),
+        (key, part, "top", DAY, 2, 4, 6, 5, 5, 6.5, 8.5, 25, 6.7, 1.1),
+    ]
+    return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
+
+
+def test_regions_are_listed_in_pixels_and_millimetres() -> None:
+    """A person would not learn where to look, or read pixels for millimetres."""
+    rows = night_rows()
+    worst = max((row for row in rows if row["verdict"] == "flagged"), key=lambda row: row["raw_score"])
+    pictures, regions = with_pictures(rows), regions_of(worst["key"], worst["part"])
+    plain = make_report(rows, pictures=pictures, regions=regions)
+    shown = visible_text(report_html(plain))
+    assert "1 34 x 12 px at 120, 88, longest 36 px, 310 px²" in shown
+    assert "2 regions" in shown
+    assert "No region: unlike good parts as a whole" in shown  # of the others
+    table = pd.read_csv(io.StringIO(regions_csv(plain)))
+    assert table.loc[0, ["x_px", "y_px", "width_px", "height_px", "area_px2"]].tolist() == [120, 88, 34, 12, 310]
+    assert table["extent_mm"].isna().all()
+    scaled = make_report(rows, pictures=pictures, regions=regions, mm_per_px=0.05)
+    assert "1.7 x 0.6 mm, longest 1.8 mm, 0.775 mm² (34 x 12 px at 120, 88)" in visible_text(report_html(scaled))
+    table = pd.read_csv(io.StringIO(regions_csv(scaled)))
+    assert table.loc[0, ["width_mm", "height_mm", "extent_mm", "area_mm2"]].tolist() == pytest.approx(
+        [1.7, 0.6, 1.8, 0.775]
+    )
+
+
+def test_a_night_without_regions_has_an_empty_list() -> None:
+    """A program that reads the list every morning would fail on a good day."""
+    table = pd.read_csv(io.StringIO(regions_csv(make_report(night_rows()))))
+    assert table.empty
+    assert "extent_mm" in table.columns
+    assert make_report(night_rows(), withheld=True).regions_file == "regions-withheld.csv"

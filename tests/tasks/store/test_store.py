@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from random import Random
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from ganomaly.images.regions import Region
 from tasks.night.accounting import AccountingError, RunCounts
 from tasks.store.database import ReportStoreError, SchemaError
 from tasks.store.rows import (
@@ -701,8 +702,13 @@ def test_a_lost_answer_changes_nothing(store: ReportStore, lose_the_next_answer:
     run = start(store)
     assert store.runs.newest("cells", DAY, DAY) == run
     judged = [JudgedImage(image(key), score_of(9.0)) for key, _ in names(3)]
+    spot = Region(10, 20, 4, 3, 12.0, 21.5, 12, 5.0, 1.7)
+    judged[1] = replace(judged[1], regions=(spot,))
     failed = [FailureRecord("x", "e", "vanished", "gone")]
     assert lost(store.scores.commit, run.id, judged, failed) == set(names(3))
+    (region,) = store.scores.regions("cells", DAY, DAY, *DETECTOR).to_dict("records")
+    assert region["key"] == judged[1].image.key
+    assert Region(**{name: region[name] for name in asdict(spot)}) == spot
     said = {next(iter(names(1))): ShadowRecord("flagged", 0.7)}
     lost(store.shadow.commit, run.id, "cells", (4, "beside"), said)
     (beside,) = store.shadow.beside("cells", (4, "beside"), DETECTOR).to_dict("records")
@@ -725,8 +731,7 @@ def test_a_lost_answer_changes_nothing(store: ReportStore, lose_the_next_answer:
     assert lost(store.runs.finish, run.id, RunCounts(), "completed").state == "completed"
     with store.database.engine.begin() as connection:
         counted = {name: connection.scalar(sa.select(sa.func.count()).select_from(table)) for name, table in TABLES}
-    ones = dict.fromkeys(("scoring_run", "shadow", "failure", "drift", "release", "promotion", "review", "lease"), 1)
-    assert counted == {**ones, "image": 3, "score": 3}
+    assert counted == {**dict.fromkeys(counted, 1), "image": 3, "score": 3}
 
 
 # --- migrations -----------------------------------------------------------------------------------------------------
