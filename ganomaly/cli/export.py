@@ -48,8 +48,8 @@ def export(
         megabytes = sum(path.stat().st_size for path in output.iterdir()) / 1e6
         over = f" ({found.passed_over} passed over: of another size, or not decodable)" if found.passed_over else ""
         typer.echo(
-            f"{found.images} images judged by both{over}: normalised scores differ by at most {found.largest:.5f} "
-            f"(allowed {TOLERANCE:g}), {len(found.changed)} verdicts change"
+            f"{found.images} images judged by both, {found.scored} of them usable{over}: normalised scores differ by "
+            f"at most {found.largest:.5f} (allowed {TOLERANCE:g}), {len(found.changed)} verdicts change"
         )
         for one in found.changed:
             typer.echo(

@@ -55,7 +55,7 @@ class DetectorGraph(nn.Module):
         calibration_n = self.get_buffer("calibration")
         higher = (calibration_n * (1 + ROUNDED) >= raw).float().sum()
         excess = (raw - self._lowest).clamp(min=0)
-        flagged = (raw > self._limit * (1 + ROUNDED)).long()
+        flagged = 1 - (raw <= self._limit * (1 + ROUNDED)).long()  # what is not a number is flagged
         verdict = torch.where(fault > 0, fault + 1, flagged)
         p_value = (1 + higher) / (len(calibration_n) + 1)
         return verdict, raw, excess / (excess + self._span), p_value, (map_hw / self._heat_limit).clamp(min=0)

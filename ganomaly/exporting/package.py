@@ -18,6 +18,7 @@ from ganomaly.errors import ConfigError, ExportError, ImageError
 from ganomaly.exporting.graph import INPUT, OUTPUTS, VERDICTS, DetectorGraph, unfit_for_export
 from ganomaly.exporting.onnx_file import write_onnx
 from ganomaly.images.preparation import read_image
+from ganomaly.images.recipe import Recipe
 
 Format = Literal["onnx", "openvino"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -60,13 +61,15 @@ class Comparison:
     """What a detector and its export say of the same images.
 
     Attributes:
-        images: that both judged.
+        images: that both looked at.
+        scored: of them, those that both found usable.
         passed_over: images that could not be decoded, or have another size or depth than most.
         largest: difference of normalised scores of usable images, in [0, 1).
         changed: the images whose verdict is another one.
     """
 
     images: int
+    scored: int
     passed_over: int
     largest: float
     changed: tuple[Difference, ...]
@@ -74,13 +77,21 @@ class Comparison:
     @property
     def fault(self) -> str | None:
         """Why the export must not be used, for people; None if it may."""
-        if self.largest > TOLERANCE:
-            return f"normalised scores differ by up to {self.largest:.4f}, allowed is {TOLERANCE:g}"
+        if self.scored < FEWEST and not self.changed:
+            return (
+                f"only {self.scored} of {self.images} images are usable, at least {FEWEST} are needed to compare "
+                "scores: name more good and defective images of the line's camera"
+            )
+        if not self.largest <= TOLERANCE:
+            return (
+                f"the export judges otherwise: normalised scores differ by up to {self.largest:.4f}, allowed is "
+                f"{TOLERANCE:g}"
+            )
         far = [one for one in self.changed if not one.at_the_limit]
         if not far:
             return None
         named = "; ".join(f"{one.image} is {one.verdict}, exported {one.exported_verdict}" for one in far[:3])
-        return f"{len(far)} of {self.images} verdicts change: {named}"
+        return f"the export judges otherwise: {len(far)} of {self.images} verdicts change: {named}"
 
 
 def export_detector(detector: Detector, images: Sequence[Path], folder: Path, kind: Format = "onnx") -> Comparison:
@@ -108,7 +119,7 @@ def export_detector(detector: Detector, images: Sequence[Path], folder: Path, ki
         _write_graph(detector, camera, unfinished, kind)
         comparison = _compare(camera, judged, runtime_of(unfinished))
         if comparison.fault is not None:
-            raise ExportError(f"{folder}: not written, the export judges otherwise: {comparison.fault}")
+            raise ExportError(f"{folder}: not written: {comparison.fault}")
         _write_rest(detector, camera, comparison, unfinished, kind)
         unfinished.chmod(0o755)
         unfinished.rename(folder)
@@ -125,19 +136,21 @@ class _Camera:
     shape: tuple[int, int]
     white: int
     passed_over: int
+    as_stored: Recipe
 
     def pixels(self, path: Path) -> NDArray[np.float32]:
         """Camera pixels (H, W, 3) RGB in [0, white]."""
-        image = read_image(path)
+        image = read_image(path, self.as_stored)
         colour = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
         return np.ascontiguousarray(colour, dtype=np.float32)
 
 
 def _of_one_camera(detector: Detector, images: Sequence[Path]) -> _Camera:
+    as_stored = Recipe(max_megapixels=detector.config.recipe.max_megapixels)
     kinds: dict[tuple[tuple[int, int], int], list[Path]] = {}
     for path in images:
         try:
-            image = read_image(path)
+            image = read_image(path, as_stored)
         except ImageError:
             continue
         kinds.setdefault(((image.shape[0], image.shape[1]), int(np.iinfo(image.dtype).max)), []).append(path)
@@ -154,7 +167,7 @@ def _of_one_camera(detector: Detector, images: Sequence[Path]) -> _Camera:
     if min(shape) < detector.config.quality.min_side_px:
         raise ExportError(f"the images have {shape[1]} x {shape[0]} px, too small for the detector's quality gate")
     detector.config.recipe.crop(np.zeros(shape, np.uint8))  # an error of its own where the region lies outside
-    return _Camera(paths, shape, white, len(images) - len(paths))
+    return _Camera(paths, shape, white, len(images) - len(paths), as_stored)
 
 
 def _write_graph(detector: Detector, camera: _Camera, folder: Path, kind: Format) -> None:
@@ -186,15 +199,16 @@ def _openvino() -> Any:
 
 
 def _compare(camera: _Camera, judged: Sequence[ImageScore], run: Run) -> Comparison:
-    largest, changed = 0.0, []
+    apart, changed = [0.0], []
     for path, score in zip(camera.paths, judged, strict=True):
         verdict, _, normalised, _, _ = run(camera.pixels(path))
         exported, found = VERDICTS[int(verdict)], float(normalised)
         if score.normalised is not None and exported in ("ok", "flagged"):
-            largest = max(largest, abs(found - score.normalised))
+            apart.append(abs(found - score.normalised))
         if exported != (said := score.reason or score.verdict):
             changed.append(Difference(path.name, said, exported, score.normalised, found))
-    return Comparison(len(camera.paths), camera.passed_over, largest, tuple(changed))
+    largest = float(np.max(apart))  # what is not a number is the largest
+    return Comparison(len(camera.paths), len(apart) - 1, camera.passed_over, largest, tuple(changed))
 
 
 def _write_rest(detector: Detector, camera: _Camera, comparison: Comparison, folder: Path, kind: Format) -> None:
@@ -222,4 +236,5 @@ def _write_rest(detector: Detector, camera: _Camera, comparison: Comparison, fol
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     for name in ("judge.py", "judge.cpp"):
-        (folder / name).write_bytes(files("ganomaly.exporting").joinpath("programs", name).read_bytes())
+        program = files("ganomaly.exporting").joinpath("programs", name).read_text(encoding="utf-8")
+        (folder / name).write_text(program.replace("WHITE = 255;", f"WHITE = {camera.white};"), encoding="utf-8")

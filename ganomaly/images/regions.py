@@ -45,9 +45,36 @@ class Region:
     heat: float
 
 
-def find_regions(heat_hw: NDArray[np.float32]) -> list[Region]:
-    """The regions of a heat map (H, W) on the camera image, the hottest first."""
-    _, labels, boxes, centres = cv2.connectedComponentsWithStats(_inside(heat_hw), connectivity=8)
+@dataclass(frozen=True)
+class FoundRegions:
+    """The regions of an image, and the pixels (H, W) that belong to one.
+
+    Attributes:
+        regions: the hottest first.
+        inside_hw: uint8, 1 for each pixel of a region.
+    """
+
+    regions: tuple[Region, ...]
+    inside_hw: NDArray[np.uint8]
+
+    def draw(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Outline the regions on a picture (H, W, 3) RGB of the image's size, and number them."""
+        contours, _ = cv2.findContours(self.inside_hw, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        width = max(1, round(max(self.inside_hw.shape) / 300))
+        drawn = picture.copy()
+        for colour, thickness in (((0, 0, 0), 3 * width), ((255, 255, 255), width)):
+            cv2.drawContours(drawn, contours, -1, colour, thickness)
+            for number, region in enumerate(self.regions, start=1):
+                at = (max(0, region.x - 2 * width), max(12 * width, region.y - 3 * width))
+                font = cv2.FONT_HERSHEY_SIMPLEX
+                cv2.putText(drawn, str(number), at, font, 0.4 * width, colour, thickness, cv2.LINE_AA)
+        return drawn
+
+
+def find_regions(heat_hw: NDArray[np.float32]) -> FoundRegions:
+    """The regions of a heat map (H, W) on the camera image."""
+    inside_hw = _inside(heat_hw)
+    _, labels, boxes, centres = cv2.connectedComponentsWithStats(inside_hw, connectivity=8)
     regions = []
     for number, (x, y, width, height, area) in enumerate(boxes.tolist()[1:], start=1):
         box = slice(y, y + height), slice(x, x + width)
@@ -55,29 +82,18 @@ def find_regions(heat_hw: NDArray[np.float32]) -> list[Region]:
         centre_x, centre_y = (float(centre) + 0.5 for centre in centres[number])  # of pixels, not of their corners
         heat = float(heat_hw[box][inside].max())
         regions.append(Region(x, y, width, height, centre_x, centre_y, area, _extent(inside), heat))
-    return sorted(regions, key=lambda region: -region.heat)
-
-
-def draw_regions(picture: NDArray[np.uint8], heat_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Outline the regions of a heat map (H, W) on a picture (H, W, 3) RGB of the same size, and number them."""
-    contours, _ = cv2.findContours(_inside(heat_hw), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    width = max(1, round(max(heat_hw.shape) / 300))
-    drawn = picture.copy()
-    for colour, thickness in (((0, 0, 0), 3 * width), ((255, 255, 255), width)):
-        cv2.drawContours(drawn, contours, -1, colour, thickness)
-        for number, region in enumerate(find_regions(heat_hw), start=1):
-            at = (max(0, region.x - 2 * width), max(12 * width, region.y - 3 * width))
-            cv2.putText(drawn, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, 0.4 * width, colour, thickness, cv2.LINE_AA)
-    return drawn
+    return FoundRegions(tuple(sorted(regions, key=lambda region: -region.heat)), inside_hw)
 
 
 def _inside(heat_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
     """1 for each pixel (H, W) that belongs to a region."""
-    count, labels = cv2.connectedComponents((heat_hw >= LIMIT).astype(np.uint8), connectivity=8)
-    hottest = np.zeros(count, np.float32)
-    np.maximum.at(hottest, np.asarray(labels, np.intp).ravel(), heat_hw.ravel())
-    inside: NDArray[np.bool_] = (labels > 0) & (heat_hw >= np.maximum(LIMIT, OF_HOTTEST * hottest)[labels])
-    return inside.astype(np.uint8)
+    inside_hw = (heat_hw >= LIMIT).astype(np.uint8)
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(inside_hw, connectivity=8)
+    for number, (x, y, width, height, _) in enumerate(boxes.tolist()[1:], start=1):
+        box = slice(y, y + height), slice(x, x + width)
+        here = labels[box] == number
+        inside_hw[box][here & (heat_hw[box] < OF_HOTTEST * heat_hw[box][here].max())] = 0
+    return inside_hw
 
 
 def _extent(inside: NDArray[np.bool_]) -> float:

@@ -186,10 +186,14 @@ class Calibration:
         Where suspects were left out, a new good part is one that would have been left out, or it is like the rest: the
         share that was left out is added.
         """
-        of_the_rest = self.false_reject_rate
-        if self.fold_size > 1:
-            of_the_rest = (self.n_above + self.fold_size) / (self.n_images + self.fold_size)
-        return min(1.0, of_the_rest + self.trimmed_share)
+        return min(1.0, self._bound_of_the_rest + self.trimmed_share)
+
+    @property
+    def _bound_of_the_rest(self) -> float:
+        """`guaranteed_rate` of parts that would not have been left out as suspects."""
+        if self.fold_size == 1:
+            return self.false_reject_rate
+        return (self.n_above + self.fold_size) / (self.n_images + self.fold_size)
 
     @property
     def n_images(self) -> int:
@@ -256,7 +260,7 @@ class Calibration:
         if self.fold_size > 1:
             return (
                 f"{parts.capitalize()}, {rate} are expected to be flagged {limit}; guaranteed is at most "
-                f"{self.guaranteed_rate:.2%}, because statistics were cross-fitted on few parts. Holding out "
+                f"{self._bound_of_the_rest:.2%}, because statistics were cross-fitted on few parts. Holding out "
                 f"{required_calibration_images(self.false_reject_rate, self.confidence)} of more parts guarantees the "
                 "rate itself."
             )

@@ -7,7 +7,7 @@ import numpy as np
 
 from ganomaly import Detector
 from ganomaly.images.preparation import read_image
-from ganomaly.images.regions import Region, draw_regions, find_regions
+from ganomaly.images.regions import Region, find_regions
 from ganomaly.scoring.heatmap import draw_overlay
 from tasks.night.listing import OUTPUTS, ListedImage
 
@@ -29,8 +29,8 @@ def overlay_and_regions(detector: Detector, data: bytes, heat_hw: np.ndarray) ->
     """An encoded image with its heat map (H', W') and the outlines of its regions, as JPEG, and the regions."""
     image = read_image(data, detector.config.recipe)
     placed_hw = detector.config.recipe.to_image_pixels(heat_hw, image)
-    overlay = draw_regions(draw_overlay(image, placed_hw), placed_hw)
-    return encode_jpeg(overlay), tuple(find_regions(placed_hw))
+    found = find_regions(placed_hw)
+    return encode_jpeg(found.draw(draw_overlay(image, placed_hw))), found.regions
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from prefect.logging import get_run_logger
 
-from ganomaly import DetectorFileError
 from tasks.night.fetching import FetchedImage
 from tasks.night.pinned import PinnedModel
-from tasks.registry.reaching import ModelRegistryError
 from tasks.store.rows import ShadowRecord
 from tasks.systems import Systems
 
@@ -67,8 +65,8 @@ def pin_shadow(systems: Systems, champion: PinnedModel, device: str) -> ShadowMo
         if version is None or version.version == champion.version.version:
             return None
         detector = registry.load_detector(version, systems.settings.work_dir / "models", device)
-    except (ModelRegistryError, DetectorFileError) as error:
-        logger.warning("no challenger judges beside %s: %s", champion.version.uri, error)
+    except Exception as error:
+        logger.warning("no challenger judges beside %s: %r", champion.version.uri, error)
         return None
     ours, its = champion.detector.config, detector.config
     shares = (ours.recipe, ours.quality) == (its.recipe, its.quality)

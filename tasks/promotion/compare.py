@@ -40,20 +40,18 @@ class Comparison:
         """What the challenger said of production beside the champion, in one line; empty where it did not."""
         if self.shadow.empty:
             return ""
-        ours, its = self.shadow["champion_verdict"], self.shadow["challenger_verdict"]
-        both, former, new = (
-            int(which.sum())
-            for which in (
-                (ours == "flagged") & (its == "flagged"),
-                (ours == "flagged") & (its != "flagged"),
-                (ours != "flagged") & (its == "flagged"),
-            )
-        )
+        ours, its = (self.shadow[f"{who}_verdict"] for who in (CHAMPION, CHALLENGER))
+        judged = (ours != "unusable") & (its != "unusable")
+        found = {
+            "flagged by both": (ours == "flagged") & (its == "flagged"),
+            "by the champion alone": judged & (ours == "flagged") & (its == "ok"),
+            "by the challenger alone": judged & (ours == "ok") & (its == "flagged"),
+            "unusable for the champion alone": (ours == "unusable") & (its != "unusable"),
+            "for the challenger alone": (ours != "unusable") & (its == "unusable"),
+        }
+        counted = ", ".join(f"{what} {int(which.sum()):,}" for what, which in found.items())
         nights = self.shadow["production_date"].nunique()
-        return (
-            f"In the shadow: {len(self.shadow):,} images of {nights} production dates judged by both; flagged by both "
-            f"{both:,}, by the champion alone {former:,}, by the challenger alone {new:,}."
-        )
+        return f"In the shadow: {len(self.shadow):,} images of {nights} production dates seen by both; {counted}."
 
 
 @task(name="compare-models", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)

@@ -21,7 +21,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from ganomaly import Detector
 from ganomaly.images.preparation import read_image
-from ganomaly.images.regions import draw_regions, find_regions
+from ganomaly.images.regions import find_regions
 from ganomaly.scoring.heatmap import draw_overlay
 
 URL_SAFE = str.maketrans("-_", "+/")
@@ -57,7 +57,7 @@ class DetectorModel(PythonModel):
             ]
         if params and params.get("regions"):
             columns["regions"] = [
-                json.dumps([asdict(region) for region in find_regions(self._heat(image)[1])])
+                json.dumps([asdict(region) for region in find_regions(self._heat(image)[1]).regions])
                 if score.verdict == "flagged"
                 else None
                 for image, score in zip(images, scores, strict=True)
@@ -68,7 +68,7 @@ class DetectorModel(PythonModel):
     def _overlay(self, image: bytes | np.ndarray) -> str:
         """A usable image with its heat map and the outlines of its regions, as a PNG in base64."""
         picture, heat_hw = self._heat(image)
-        overlay = draw_regions(draw_overlay(picture, heat_hw), heat_hw)
+        overlay = find_regions(heat_hw).draw(draw_overlay(picture, heat_hw))
         return base64.b64encode(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes()).decode("ascii")
 
     def _heat(self, image: bytes | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,8 +54,10 @@ def publish_report(
     folder = report_folder(run.line, window, run.id)
     systems.objects.put(f"{folder}/scores.parquet", scores_parquet(report), "application/vnd.apache.parquet")
     systems.objects.put(f"{folder}/{report.flagged_file}", flagged_csv(report).encode(), "text/csv; charset=utf-8")
-    systems.objects.put(f"{folder}/{report.regions_file}", regions_csv(report).encode(), "text/csv; charset=utf-8")
-    systems.objects.put(f"{folder}/regions.parquet", regions_parquet(report), "application/vnd.apache.parquet")
+    systems.objects.put(f"{folder}/{report.regions_file}.csv", regions_csv(report).encode(), "text/csv; charset=utf-8")
+    systems.objects.put(
+        f"{folder}/{report.regions_file}.parquet", regions_parquet(report), "application/vnd.apache.parquet"
+    )
     html = report_html(report, max_pictures=MAX_PICTURES)
     key = f"{folder}/report.html"
     systems.objects.put(key, html.encode(), "text/html; charset=utf-8")
@@ -118,6 +120,7 @@ def night_report(
         calibration_images=calibration.n_images,
         calibration_above=calibration.n_above,
         guaranteed_false_reject_rate=calibration.guaranteed_rate,
+        trimmed_share=calibration.trimmed_share,
         reject_limit_raw=calibration.limit,
         counts=counts,
         scores=scores,

@@ -75,6 +75,7 @@ class NightReport:
         calibration_images: number n of images that set the limit.
         calibration_above: how many of their scores lie above it.
         guaranteed_false_reject_rate: upper bound of the rate, see `Calibration.guaranteed_rate`.
+        trimmed_share: share of the parts that were left out as suspects, see `Calibration.trimmed_share`.
         reject_limit_raw: the raw score above which an image is flagged.
         counts: what this run did; the rows of `scores` may stem from earlier runs.
         scores: columns of `SCORE_SCHEMA`, one row for each image of the window (the key's present etag) that this
@@ -126,6 +127,7 @@ class NightReport:
     regions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REGION_COLUMNS)))
     mm_per_px: float | None = None
     attribution: str | None = None
+    trimmed_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse tables that the report would misread.
@@ -166,8 +168,8 @@ class NightReport:
 
     @property
     def regions_file(self) -> str:
-        """Name of the list of regions: another one while the verdicts are withheld."""
-        return "regions-withheld.csv" if self.withheld else "regions.csv"
+        """Name of the list of regions, without its suffix: another one while the verdicts are withheld."""
+        return "regions-withheld" if self.withheld else "regions"
 
     @property
     def days(self) -> str:

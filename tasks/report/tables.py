@@ -29,6 +29,16 @@ FLAGGED_CSV_COLUMNS = (
     "etag",
     "run_id",
 )
+REGION_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("key", "part", "view")),
+        ("production_date", pa.date32()),
+        *((name, pa.int64()) for name in ("region", "x_px", "y_px", "width_px", "height_px")),
+        *((name, pa.float64()) for name in ("centre_x_px", "centre_y_px")),
+        ("area_px2", pa.int64()),
+        *((name, pa.float64()) for name in ("extent_px", "heat", "width_mm", "height_mm", "extent_mm", "area_mm2")),
+    ]
+)
 PX_COLUMNS = {
     **{name: f"{name}_px" for name in ("x", "y", "width", "height", "centre_x", "centre_y")},
     "area_px": "area_px2",
@@ -75,17 +85,17 @@ def regions_csv(report: NightReport) -> str:
 
 
 def regions_parquet(report: NightReport) -> bytes:
-    """The same as a parquet file."""
+    """The same as a parquet file with the columns and types of `REGION_SCHEMA`, also on an empty night."""
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(_regions(report), preserve_index=False), buffer)
+    pq.write_table(pa.Table.from_pandas(_regions(report), REGION_SCHEMA, preserve_index=False), buffer)
     return buffer.getvalue()
 
 
 def _regions(report: NightReport) -> pd.DataFrame:
     scale = float("nan") if report.mm_per_px is None else report.mm_per_px
     table = report.regions[list(REGION_COLUMNS)].rename(columns={"place": "region", **PX_COLUMNS})
-    mm = {f"{name}_mm": table[f"{name}_px"] * scale for name in ("width", "height", "extent")}
-    return table.assign(**mm, area_mm2=table["area_px2"] * scale**2)
+    mm = {f"{name}_mm": table[f"{name}_px"].astype("float64") * scale for name in ("width", "height", "extent")}
+    return table.assign(**mm, area_mm2=table["area_px2"].astype("float64") * scale**2)
 
 
 def _csv_cell(value: Any) -> Any:

@@ -61,10 +61,10 @@ def _expected(report: NightReport) -> str:
     rate, bound = report.promised_false_reject_rate, report.guaranteed_false_reject_rate
     if bound <= rate + 1e-9:
         return f"at most {percent(rate)} are flagged falsely."
-    return (
-        f"{percent(rate)} are expected to be flagged falsely, at most {percent(bound)} for certain: the limit comes "
-        "from few parts."
-    )
+    why = "the limit comes from few parts"
+    if report.trimmed_share:
+        why = f"{percent(report.trimmed_share)} of the parts were left out as suspects before the limit was set"
+    return f"{percent(rate)} are expected to be flagged falsely, at most {percent(bound)} for certain: {why}."
 
 
 def window_in_words(report: NightReport) -> str:

@@ -27,7 +27,9 @@ class Shadow:
 
         def step(connection: sa.Connection) -> None:
             ids = ids_of(connection, line, list(said))
-            values = [{**asdict(said[image]), **common, "image_id": image_id} for image, image_id in ids.items()]
+            values = [
+                {**asdict(said[image]), **common, "image_id": image_id} for image, image_id in sorted(ids.items())
+            ]
             if values:
                 connection.execute(self._database.insert_new(shadow_table), values)
 

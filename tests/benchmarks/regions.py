@@ -78,7 +78,7 @@ def measure(data: InspectionSet) -> str:
         for at, score, heat_hw in judged:
             image = read_image(data.test[start + at], detector.config.recipe)
             side_px = max(side_px, *image.shape[:2])
-            regions = find_regions(detector.config.recipe.to_image_pixels(heat_hw, image))
+            regions = list(find_regions(detector.config.recipe.to_image_pixels(heat_hw, image)).regions)
             path = data.masks[start + at]
             if not data.defective[start + at]:
                 tally.count_good(regions)

@@ -61,7 +61,7 @@ def test_a_challenger_judges_beside_and_nothing_else_changes(trained: ObjectStor
     folder = systems.registry.client.list_artifacts(page.run_id, "promotion")[0].path
     local = systems.registry.client.download_artifacts(page.run_id, f"{folder}/gate.md")
     text = Path(local).read_text(encoding="utf-8")
-    assert f"In the shadow: {len(said)} images of 1 production dates judged by both" in text
+    assert f"In the shadow: {len(said)} images of 1 production dates seen by both" in text
     assert f"by the champion alone {missed}," in text
     if recipe:
         assert missed > 10

@@ -10,6 +10,7 @@
 #include <iostream>
 #include <openvino/openvino.hpp>
 
+const size_t WHITE = 255;  // highest value of the images that this export is for: 255 or 65535
 const char* VERDICTS[] = {"ok", "flagged", "underexposed", "overexposed", "blank", "blurred"};
 
 // Pixels of a PPM file as the graph takes them: float32 (height, width, 3), red, green, blue.
@@ -20,6 +21,7 @@ ov::Tensor read(const std::string& path) {
     file >> kind >> width >> height >> white;
     file.get();
     if (!file || kind != "P6") throw std::runtime_error("is no binary PPM (P6)");
+    if ((white > 255) != (WHITE > 255)) throw std::runtime_error("has another depth than this export is for");
     ov::Tensor pixels(ov::element::f32, {height, width, 3});
     float* to = pixels.data<float>();
     for (size_t at = 0; at < pixels.get_size(); ++at) {

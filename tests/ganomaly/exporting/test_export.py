@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
@@ -89,11 +90,18 @@ def test_the_program_judges_without_torch(detector: Detector, images: Path, kind
     for missing in ("torch", "ganomaly"):
         with pytest.raises(subprocess.CalledProcessError):
             subprocess.run([sys.executable, "-S", "-c", f"import {missing}"], env=environment, cwd=tmp_path, check=True)
-    command = [sys.executable, "-S", str(tmp_path / "out" / "judge.py"), *map(str, files), str(images / "small.png")]
+    good = cv2.imread(str(images / "good00.png"))
+    cv2.imwrite(str(tmp_path / "deep.png"), good.astype(np.uint16) * 257)
+    whole = cv2.imencode(".jpg", good)[1].tobytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    others = [images / "small.png", tmp_path / "deep.png", tmp_path / "cut.jpg"]
+    command = [sys.executable, "-S", str(tmp_path / "out" / "judge.py"), *map(str, [*files, *others])]
     ran = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
-    lines = [line for line in ran.stdout.splitlines() if "broken" not in line and "small" not in line]
+    lines = [line for line in ran.stdout.splitlines() if not re.search(r"(broken|small|deep|cut)\.", line)]
     assert "broken.png: unusable (unreadable)" in ran.stdout
-    assert "small.png: unusable (80 x 48 px" in ran.stdout
+    assert "small.png: unusable (80 x 48 px up to 255; exported for 160 x 96 px up to 255)" in ran.stdout
+    assert "deep.png: unusable (160 x 96 px up to 65535; exported for" in ran.stdout
+    assert re.search(r"cut\.jpg: unusable \((truncated|unreadable)\)", ran.stdout)  # as OpenCV takes it
     wanted = [path for path in files if path.name != "broken.png"]
     verdicts = set()
     for line, path, score in zip(lines, wanted, detector.score(wanted), strict=True):
@@ -172,6 +180,27 @@ def test_an_export_that_judges_otherwise_is_not_written(
     assert listed(tmp_path) == []
 
 
+def test_nothing_is_exported_that_was_not_compared(detector: Detector, tmp_path: Path) -> None:
+    """Dark images would prove that the export judges as the detector does."""
+    paths = [tmp_path / f"dark{number}.png" for number in range(25)]
+    for path, image in zip(paths, draw(25, seed=4), strict=True):
+        cv2.imwrite(str(path), image // 8)
+    with pytest.raises(ExportError, match=r"only 0 of 25 images are usable, at least 20 are needed"):
+        export_detector(detector, paths, tmp_path / "out")
+
+
+def test_what_is_no_number_is_flagged(detector: Detector) -> None:
+    """A part whose score is no number would pass for good."""
+
+    class Broken(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.tensor(float("nan")), torch.zeros(6, 10)
+
+    graph = package.DetectorGraph(detector, 96, 160, 255)
+    graph.judge = Broken()
+    assert int(graph(torch.from_numpy(draw(1, seed=4)[0].astype(np.float32)))[0]) == 1
+
+
 def test_what_cannot_be_exported_says_so(detector: Detector, images: Path, tmp_path: Path) -> None:
     """An export would be wrong in silence, or an error would not say what to do."""
     with pytest.raises(ExportError, match=r"exists; name a folder"):
@@ -196,7 +225,7 @@ def test_the_command_says_what_was_compared(detector: Detector, images: Path, tm
     words = ["export", str(tmp_path / "model"), "--images", str(images), "-o", str(tmp_path / "out")]
     ran = CliRunner().invoke(app, words)
     assert ran.exit_code == 0, ran.output
-    assert "34 images judged by both (2 passed over" in ran.output
+    assert "34 images judged by both, 32 of them usable (2 passed over" in ran.output
     assert "0 verdicts change" in ran.output
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 1

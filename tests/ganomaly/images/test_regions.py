@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ganomaly.images.regions import Region, draw_regions, find_regions
+from ganomaly.images.regions import Region, find_regions
 
 
 def heat(*boxes: tuple[int, int, int, int, float], shape: tuple[int, int] = (80, 120)) -> np.ndarray:
@@ -19,13 +19,13 @@ def heat(*boxes: tuple[int, int, int, int, float], shape: tuple[int, int] = (80,
 
 def test_a_box_is_found_as_it_was_drawn() -> None:
     """A person would be sent to another place, or told another size."""
-    (found,) = find_regions(heat((30, 20, 13, 5, 1.5)))
+    (found,) = find_regions(heat((30, 20, 13, 5, 1.5))).regions
     assert found == Region(30, 20, 13, 5, 36.5, 22.5, 65, pytest.approx(np.hypot(12, 4) + 1), 1.5)
 
 
 def test_the_hottest_comes_first_and_what_touches_is_one() -> None:
     """The list would not begin with what matters, or a crack be many specks."""
-    first, second = find_regions(heat((5, 5, 4, 4, 1.2), (9, 9, 4, 4, 1.3), (60, 40, 10, 10, 3.0)))
+    first, second = find_regions(heat((5, 5, 4, 4, 1.2), (9, 9, 4, 4, 1.3), (60, 40, 10, 10, 3.0))).regions
     assert (first.x, first.y, first.heat) == (60, 40, 3.0)
     assert (second.x, second.y, second.width, second.height, second.area_px) == (5, 5, 8, 8, 32)
 
@@ -36,17 +36,17 @@ def test_what_a_strong_defect_warms_is_no_part_of_it() -> None:
     map_hw[40, 60] = 5000.0
     map_hw = cv2.GaussianBlur(map_hw, (0, 0), 8.0)
     assert map_hw.max() > 8
-    (found,) = find_regions(map_hw)
+    (found,) = find_regions(map_hw).regions
     assert found.area_px == (map_hw >= map_hw.max() / 2).sum() < (map_hw >= 1).sum() / 2
     weak = map_hw.copy()
     weak[5:9, 5:9] = 1.1
-    assert len(find_regions(weak)) == 2  # another spot has its own measure
+    assert len(find_regions(weak).regions) == 2  # another spot has its own measure
 
 
 def test_below_the_limit_nothing_is_a_region() -> None:
     """A good image would show regions."""
-    assert find_regions(heat((30, 20, 13, 5, 0.99))) == []
-    assert len(find_regions(heat((30, 20, 13, 5, 1.0)))) == 1
+    assert find_regions(heat((30, 20, 13, 5, 0.99))).regions == ()
+    assert len(find_regions(heat((30, 20, 13, 5, 1.0))).regions) == 1
 
 
 @settings(deadline=None, max_examples=60)
@@ -59,7 +59,7 @@ def test_an_ellipse_keeps_area_centre_and_extent(
     centre, axes = (round(column), round(row)), (round(semi_a), round(semi_b))
     cv2.ellipse(map_hw, centre, axes, angle, 0, 360, 2.0, -1)
     inside = map_hw > 0
-    (found,) = find_regions(map_hw)
+    (found,) = find_regions(map_hw).regions
     rows, columns = np.nonzero(inside)
     assert found.area_px == inside.sum()
     assert (found.centre_x, found.centre_y) == pytest.approx((columns.mean() + 0.5, rows.mean() + 0.5))
@@ -73,8 +73,8 @@ def test_outlines_are_drawn_around_and_not_over() -> None:
     """What is wrong with the part would be hidden, or a picture of a good part changed."""
     picture = np.full((300, 400, 3), 90, np.uint8)
     map_hw = heat((100, 100, 60, 40, 2.0), shape=(300, 400))
-    drawn = draw_regions(picture, map_hw)
+    drawn = find_regions(map_hw).draw(picture)
     assert (drawn[110:130, 110:150] == 90).all()
     assert (drawn[100:140, 100:160] != 90).any()
     assert (drawn[200:] == 90).all()
-    np.testing.assert_array_equal(draw_regions(picture, heat(shape=(300, 400))), picture)
+    np.testing.assert_array_equal(find_regions(heat(shape=(300, 400))).draw(picture), picture)

@@ -253,3 +253,7 @@ def test_what_was_left_out_weakens_the_promise() -> None:
     assert Calibration.fit(scores, 0.05, fold_size=5, trimmed_share=0.1).guaranteed_rate == pytest.approx(
         Calibration.fit(scores, 0.05, fold_size=5).guaranteed_rate + 0.1
     )
+    few = Calibration.fit(scores, 0.05, fold_size=5, trimmed_share=0.1)
+    bound = few.guaranteed_rate - 0.1
+    assert f"guaranteed is at most {bound:.2%}, because statistics were cross-fitted" in few.promise
+    assert f"up to {few.guaranteed_rate:.2%} of good parts are flagged" in few.promise

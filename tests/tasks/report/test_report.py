@@ -18,7 +18,14 @@ from tasks.report import tables
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html, score_histogram
 from tasks.report.report import REGION_COLUMNS, SCORE_SCHEMA, NightReport, Picture, flagged_parts
-from tasks.report.tables import FLAGGED_CSV_COLUMNS, flagged_csv, regions_csv, scores_parquet
+from tasks.report.tables import (
+    FLAGGED_CSV_COLUMNS,
+    REGION_SCHEMA,
+    flagged_csv,
+    regions_csv,
+    regions_parquet,
+    scores_parquet,
+)
 
 HOSTILE = "<script>alert(1)</script>\"'&.png"
 DAY = date(2025, 11, 14)
@@ -444,6 +451,7 @@ def test_regions_are_listed_in_pixels_and_millimetres() -> None:
     assert table["extent_mm"].isna().all()
     scaled = make_report(rows, pictures=pictures, regions=regions, mm_per_px=0.05)
     assert "1.7 x 0.6 mm, longest 1.8 mm, 0.775 mm² (34 x 12 px at 120, 88)" in visible_text(report_html(scaled))
+    assert pq.read_schema(io.BytesIO(regions_parquet(plain))).equals(REGION_SCHEMA)
     table = pd.read_csv(io.StringIO(regions_csv(scaled)))
     assert table.loc[0, ["width_mm", "height_mm", "extent_mm", "area_mm2"]].tolist() == pytest.approx(
         [1.7, 0.6, 1.8, 0.775]
@@ -452,7 +460,18 @@ def test_regions_are_listed_in_pixels_and_millimetres() -> None:
 
 def test_a_night_without_regions_has_an_empty_list() -> None:
     """A program that reads the list every morning would fail on a good day."""
-    table = pd.read_csv(io.StringIO(regions_csv(make_report(night_rows()))))
+    night = make_report(night_rows())
+    table = pd.read_csv(io.StringIO(regions_csv(night)))
+    assert pq.read_schema(io.BytesIO(regions_parquet(night))).equals(REGION_SCHEMA)
     assert table.empty
     assert "extent_mm" in table.columns
-    assert make_report(night_rows(), withheld=True).regions_file == "regions-withheld.csv"
+    assert make_report(night_rows(), withheld=True).regions_file == "regions-withheld"
+
+
+def test_the_reason_of_a_weaker_promise_is_the_right_one() -> None:
+    """A line with plenty of parts would be told that it has too few."""
+    weaker = {"guaranteed_false_reject_rate": 0.06, "promised_false_reject_rate": 0.01}
+    few = visible_text(report_html(make_report(night_rows(), **weaker)))
+    assert "at most 6 % for certain: the limit comes from few parts" in few
+    trimmed = visible_text(report_html(make_report(night_rows(), trimmed_share=0.05, **weaker)))
+    assert "at most 6 % for certain: 5 % of the parts were left out as suspects" in trimmed
