@@ -261,7 +261,8 @@ def check_what_was_published(
     overlays = {key for key in written if re.fullmatch(rf"reports/{LINE}/{DATE}/[\w-]*/?overlays/[\w-]+\.jpg", key)}
     assert set(scores["heat_map_key"].dropna()) <= overlays
     ours = [key for key in written if key.startswith(folder)]
-    assert set(ours) - overlays == {f"{folder}/{name}" for name in ("report.html", "flagged.csv", "scores.parquet")}
+    names = ("report.html", "flagged.csv", "regions.csv", "regions.parquet", "scores.parquet")
+    assert set(ours) - overlays == {f"{folder}/{name}" for name in names}
     assert all(key.startswith(f"reports/{LINE}/{DATE}/") for key in written)
 
     parquet = pd.read_parquet(io.BytesIO(objects.get(f"{folder}/scores.parquet")))
@@ -310,6 +311,7 @@ def check_html(html: str, failures: dict[str, str]) -> None:
         "data:,",
         "#elsewhere",
         "flagged.csv",
+        "regions.csv",
         "scores.parquet",
     }
     assert all(value.startswith("data:image/jpeg;base64,") for name, value in attributes if name == "src")

@@ -478,7 +478,7 @@ def test_a_registered_model_holds_no_pickle(night: Night) -> None:
     files = [path for path in (night.folder / "models").rglob("*") if path.is_file()]
     names = {path.name for path in files}
     assert {"MLmodel", "detector.json", "weights.safetensors", "pyfunc_model.py", "python_env.yaml"} <= names
-    kinds = {"", ".csv", ".json", ".md", ".png", ".py", ".safetensors", ".txt", ".typed", ".yaml"}
+    kinds = {"", ".cpp", ".csv", ".json", ".md", ".png", ".py", ".safetensors", ".txt", ".typed", ".yaml"}
     for path in files:
         assert path.suffix in kinds, path
         data = path.read_bytes()

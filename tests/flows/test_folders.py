@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ PREFIX = f"images/{LINE}/"
 
 def test_what_no_run_looked_at_is_told_and_caught_up(trained: ObjectStore, store: ReportStore) -> None:
     """A camera's clock, a day without a run or another form of folder would take images with it, unseen."""
-    today = datetime.now(UTC).date()
+    today = datetime.now(ZoneInfo("Europe/Berlin")).date()  # of the line
     for day, parts in ((EPOCH, 3), (IDLE_DAY, 2), (today, 1)):
         for number in range(parts):
             trained.put(key_of(day, f"late{number}"), plate(4000 + number), "image/png")

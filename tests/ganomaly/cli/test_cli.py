@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from ganomaly import Detector
 from ganomaly.cli import app
+from ganomaly.saving import FORMAT_VERSION
 from tests.ganomaly.photos import draw_textures, session
 
 DrawParts = Callable[..., list[np.ndarray]]
@@ -190,7 +191,7 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
         "limit": detector.calibration.limit,
         "id": detector.calibration.id,
     }
-    assert facts["format_version"] == 8
+    assert facts["format_version"] == FORMAT_VERSION
     assert facts["looks"] == "pixels of 32 px by GANomaly, score fused"
     assert f"looks: {facts['looks']}" in result.stdout
     assert set(facts["versions"]) == {"torch", "numpy"}

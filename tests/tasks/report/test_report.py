@@ -239,7 +239,11 @@ def test_html_loads_nothing() -> None:
     loaded = [attributes.get(name) for tag, attributes in tags if tag != "a" for name in ("src", "href", "srcset")]
     assert all(address is None or address.startswith("data:") for address in loaded)
     assert not re.search(r"url\(|@import", html)
-    assert {attributes["href"] for tag, attributes in tags if tag == "a"} == {"flagged.csv", "scores.parquet"}
+    assert {attributes["href"] for tag, attributes in tags if tag == "a"} == {
+        "flagged.csv",
+        "regions.csv",
+        "scores.parquet",
+    }
     policies = [attributes["content"] for tag, attributes in tags if "http-equiv" in attributes]
     assert policies[0] is not None
     assert policies[0].startswith("default-src 'none'")
