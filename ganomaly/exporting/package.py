@@ -206,7 +206,7 @@ def _compare(camera: _Camera, judged: Sequence[ImageScore], run: Run) -> Compari
         if score.normalised is not None and exported in ("ok", "flagged"):
             apart.append(abs(found - score.normalised))
         if exported != (said := score.reason or score.verdict):
-            changed.append(Difference(path.name, said, exported, score.normalised, found))
+            changed.append(Difference(path.as_posix(), said, exported, score.normalised, found))
     largest = float(np.max(apart))  # what is not a number is the largest
     return Comparison(len(camera.paths), len(apart) - 1, camera.passed_over, largest, tuple(changed))
 
