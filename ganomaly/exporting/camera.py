@@ -1,4 +1,4 @@
-"""Quality gate and recipe as torch modules that can be traced: what OpenCV does elsewhere, written as matrices."""
+"""Quality gate and recipe as torch modules that can be traced: OpenCV's work written as sums."""
 
 import math
 
@@ -15,7 +15,7 @@ LUMINANCE = (0.299, 0.587, 0.114)
 
 
 class GateGraph(nn.Module):
-    """Which fault an image has: 0 for none, else the place of its reason in `REASONS`, from 1.
+    """The quality gate: 0 for an image without fault, else the place of its reason in `REASONS`, from 1.
 
     Args:
         gate: of the detector.

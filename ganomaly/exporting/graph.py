@@ -21,7 +21,7 @@ ROUNDED = 1e-5
 
 
 class DetectorGraph(nn.Module):
-    """What a detector says of one camera image of one size.
+    """A detector as one module, for camera images of one size.
 
     Args:
         detector: a calibrated one that looks at features and aligns nothing.
@@ -98,7 +98,7 @@ def _roughness(pixels_1chw: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def unfit_for_export(detector: Detector) -> str | None:
-    """What stands in the way of a graph, for people; None if nothing does."""
+    """The reason why a detector cannot be a graph, with the way out, for people; None if it can."""
     if detector.config.input != "features":
         return 'it looks at pixels; serve it with MLflow, or train one with input = "features"'
     recipe = detector.config.recipe

@@ -1,4 +1,4 @@
-"""What OpenCV does to the rows of an image, as sums: a graph has no OpenCV, but it can add and multiply."""
+"""OpenCV's work on the rows of an image as sums: a graph has no OpenCV, but it can add and multiply."""
 
 from collections.abc import Callable
 

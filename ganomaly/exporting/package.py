@@ -52,7 +52,7 @@ class Difference:
 
     @property
     def at_the_limit(self) -> bool:
-        """Whether rounding alone may have changed the verdict."""
+        """True where rounding alone may have changed the verdict."""
         return self.normalised_score is not None and abs(self.normalised_score - 0.5) <= TOLERANCE
 
 
