@@ -9,11 +9,11 @@ from tasks.lines.window import Window
 from tasks.steps import quote, show_markdown
 from tasks.systems import open_systems
 from tasks.training.choose import choose_normal_images
+from tasks.training.recipe import decide_recipe
 from tasks.training.train import (
     TrainedModel,
     assign_alias,
     compare_snapshots,
-    decide_recipe,
     take_snapshot,
     train_detector,
     with_overrides,

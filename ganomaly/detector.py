@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import DetectorFileError
@@ -39,6 +39,7 @@ class ImageScore:
         normalised: score in [0, 1), 0.5 at the reject limit; None when unusable.
         p_value: share of normal images that look at least as unusual, in (0, 1]; None when unusable.
         verdict: ``ok``, ``flagged`` or ``unusable``.
+        sure: whether a flag needs no second look, see `CalibrationConfig.sure_rate`.
         reason: why the image cannot be judged, one short word; None unless unusable.
         detail: the reason with the value found and what is allowed; None unless unusable.
     """
@@ -49,6 +50,7 @@ class ImageScore:
     verdict: Verdict
     reason: str | None = None
     detail: str | None = None
+    sure: bool = False
 
 
 class Detector:
@@ -180,10 +182,10 @@ class Detector:
         Raises:
             TrainingDataError: if M is too small for the false-reject rate and its confidence.
         """
-        rate, confidence = self.config.calibration.false_reject_rate, self.config.calibration.confidence
+        rate = self.config.calibration.false_reject_rate
         self.judge.fit(fit_nhwc)
         held_out = self.judge.raw_scores_and_maps(calibrate_nhwc, lambda raw_n: np.ones(len(raw_n), dtype=bool))
-        self.calibration = Calibration.fit([raw for raw, _ in held_out], rate, confidence, trimmed_share=trimmed_share)
+        self.calibration = self._calibration_of([raw for raw, _ in held_out], 1, trimmed_share)
         if self.config.input == "features":
             self.heat = HeatMapStatistics.fit_limit(_maps_of(held_out), rate)
             return
@@ -211,13 +213,17 @@ class Detector:
     ) -> None:
         """Let every part calibrate, each by statistics that were fitted without its fold."""
         assert isinstance(self.judge, FeatureJudge)
-        rate, confidence = self.config.calibration.false_reject_rate, self.config.calibration.confidence
         calibrates = roles[folds >= 0] == CROSS
         n_folds = int(folds[roles == CROSS].max()) + 1
         raw_n, maps_nhw = self.judge.cross_fit(self.stack(prepared, folds >= 0), folds[folds >= 0], n_folds)
         fold_size = int(calibrates.sum()) // n_folds
-        self.calibration = Calibration.fit(raw_n[calibrates], rate, confidence, fold_size, trimmed_share)
-        self.heat = HeatMapStatistics.fit_limit(maps_nhw[calibrates], rate)
+        self.calibration = self._calibration_of(raw_n[calibrates], fold_size, trimmed_share)
+        self.heat = HeatMapStatistics.fit_limit(maps_nhw[calibrates], self.calibration.false_reject_rate)
+
+    def _calibration_of(self, scores: ArrayLike, fold_size: int, trimmed_share: float) -> Calibration:
+        promise = self.config.calibration
+        rates = promise.false_reject_rate, promise.confidence
+        return Calibration.fit(scores, *rates, fold_size, trimmed_share, promise.sure_rate)
 
     def score(self, images: Sequence[ImageSource]) -> list[ImageScore]:
         """Judge images: encoded bytes, paths or arrays. One result for each, in their order; bad input never raises.
@@ -253,10 +259,11 @@ class Detector:
 
     def _image_scores(self, raw_n: NDArray[np.float64]) -> list[ImageScore]:
         calibration = self._calibrated()
-        columns = (raw_n, calibration.normalise(raw_n), calibration.p_value(raw_n), calibration.flagged(raw_n))
+        sure_n = calibration.is_sure(raw_n)
+        columns = (raw_n, calibration.normalise(raw_n), calibration.p_value(raw_n), calibration.flagged(raw_n), sure_n)
         return [
-            ImageScore(float(s), float(normalised), float(p), "flagged" if flagged else "ok")
-            for s, normalised, p, flagged in zip(*columns, strict=True)
+            ImageScore(float(s), float(normalised), float(p), "flagged" if flagged else "ok", sure=bool(sure))
+            for s, normalised, p, flagged, sure in zip(*columns, strict=True)
         ]
 
     def raw_scores(self, images_nhwc: PreparedImages) -> NDArray[np.float64]:
@@ -336,6 +343,7 @@ class Detector:
             promise.confidence,
             fold_size,
             float(numbers["calibration.trimmed_share"]),
+            promise.sure_rate,
         )
         if self.calibration.id != saved.description["calibration_id"]:
             raise ValueError(f"calibration id is {self.calibration.id}, recorded {saved.description['calibration_id']}")

@@ -119,10 +119,10 @@ def empty_mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_line_file(line: str, **tables: dict[str, Any]) -> Path:
     """Write a line file of a small, fast detector; tables given by name replace single settings."""
     text = [f'name = "{line}"', 'timezone = "Europe/Berlin"']
-    for name, settings in SMALL_LINE.items():
+    for name in dict.fromkeys([*SMALL_LINE, *tables]):
         text.append(f"[{name}]")
-        # a JSON scalar is a TOML scalar
-        text += [f"{key} = {json.dumps(value)}" for key, value in (settings | tables.get(name, {})).items()]
+        settings = SMALL_LINE.get(name, {}) | tables.get(name, {})
+        text += [f"{key} = {json.dumps(value)}" for key, value in settings.items()]  # a JSON scalar or list is TOML's
     path = Path(os.environ["INSPECTION_LINES_DIR"]) / f"{line}.toml"
     path.write_text("\n".join(text) + "\n", encoding="utf-8")
     return path

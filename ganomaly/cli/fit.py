@@ -43,6 +43,14 @@ def fit(
             "'([^/]+)_view\\d'. Without it only near-duplicates count as one part.",
         ),
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="Image of the camera image's size, black where nothing is looked at. Polygons do the same: "
+            "recipe.include and recipe.ignore of --config.",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=10_000, help="Instead of training.epochs.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of training.seed.")] = None,
     device: Device = "auto",
@@ -56,7 +64,7 @@ def fit(
     """
     with plain_errors():
         _check_output(output, overwrite=overwrite)
-        settings = _settings(config, epochs, seed)
+        settings = _with_mask(_settings(config, epochs, seed), mask)
         folder = _good_parts(folder)
         images, others = find_images(folder)
         typer.echo(f"{shown(folder)}: {len(images)} images{ignored(others)}")
@@ -79,6 +87,18 @@ def _settings(file: Path | None, epochs: int | None, seed: int | None) -> "Detec
     config = DetectorConfig() if file is None else load_config(file)
     changes = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
     return config.model_copy(update={"training": config.training.model_copy(update=changes)})
+
+
+def _with_mask(config: "DetectorConfig", mask: Path | None) -> "DetectorConfig":
+    from ganomaly.images.areas import as_mask
+
+    if mask is None:
+        return config
+    try:
+        found = as_mask(mask.read_bytes())
+    except ValueError as error:
+        raise UsageProblemError(f"{mask}: {error}") from None
+    return config.model_copy(update={"recipe": config.recipe.model_copy(update={"mask": found})})
 
 
 def _parts(images: Sequence[Path], pattern: str) -> list[str]:

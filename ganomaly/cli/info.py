@@ -59,6 +59,7 @@ def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
             "images": calibration.n_images,
             "false_reject_rate": calibration.false_reject_rate,
             "guaranteed_rate": calibration.guaranteed_rate,
+            "sure_rate": calibration.sure_rate,
             "confidence": calibration.confidence,
             "limit": calibration.limit,
             "id": calibration.id,

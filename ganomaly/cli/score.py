@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ganomaly import Detector, ImageScore
 
-SCORE_COLUMNS = ("path", "raw_score", "normalised_score", "p_value", "verdict", "reason")
+SCORE_COLUMNS = ("path", "raw_score", "normalised_score", "p_value", "verdict", "reason", "sure")
 CHUNK = 64
 """Images decoded, judged and written at a time: memory stays flat however many there are."""
 
@@ -46,7 +46,9 @@ def score(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Judge images: one row per file with path, scores, p-value, verdict (ok, flagged, unusable) and reason.
+    """Judge images: one row per file with path, scores, p-value, verdict (ok, flagged, unusable), reason and sure.
+
+    A flag is sure where calibration.sure_rate promises that it needs no second look.
 
     An image that cannot be judged is a row with the verdict unusable and its reason, never an error. The exit code is
     0 also when images are flagged.
@@ -76,7 +78,8 @@ def score(
 
 
 def _row(path: Path, found: "ImageScore") -> tuple[object, ...]:
-    return spreadsheet_safe(shown(path)), found.raw, found.normalised, found.p_value, found.verdict, found.reason
+    sure = str(found.sure).lower()
+    return spreadsheet_safe(shown(path)), found.raw, found.normalised, found.p_value, found.verdict, found.reason, sure
 
 
 def _update_overlays(
@@ -107,7 +110,7 @@ def _write_overlay(detector: "Detector", source: Path, pixels: "NDArray[np.uint8
 
     image = read_image(source, detector.config.recipe)
     heat = detector.config.recipe.to_image_pixels(detector.heat_maps(pixels[None])[0], image)
-    _, png = cv2.imencode(".png", draw_overlay(image, heat)[:, :, ::-1])
+    _, png = cv2.imencode(".png", draw_overlay(image, heat, detector.config.recipe.ignored(image.shape))[:, :, ::-1])
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(png.tobytes())
 

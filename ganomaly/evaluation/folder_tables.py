@@ -28,6 +28,7 @@ def markdown(rows: Sequence[FolderRow], command: str, machine: str) -> str:
         "",
         *_detector_table(rows, names),
     ]
+    lines += ["", *_sure_table(rows, names)]
     return "\n".join([*lines, "", *_method_table(rows, names), "", *_left_out_table(rows, names), ""])
 
 
@@ -50,6 +51,20 @@ def _detector_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str
             f"| {_mean(own, 'fit_s'):.0f} | {_mean(own, 'images_per_s'):.0f} |"
         )
     return lines
+
+
+def _sure_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:
+    """The second promise, where the detectors make one."""
+    of_detector = {name: [row for row in rows if row.data == name and row.method == DETECTOR] for name in names}
+    promising = {name: own for name, own in of_detector.items() if all(row.sure_promised is not None for row in own)}
+    if not promising:
+        return []
+    lines = ["| data | promised at most | good sure | defects sure |", "| --- | ---: | ---: | ---: |"]
+    return lines + [
+        f"| {name} | {_mean(own, 'sure_promised'):.1%} | {_mean(own, 'sure_good'):.1%} | "
+        f"{_mean(own, 'sure_defective'):.0%} |"
+        for name, own in promising.items()
+    ]
 
 
 def _method_table(rows: Sequence[FolderRow], names: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ from ganomaly.images.preparation import ImageSource, Prepared, fit_recipe, read_
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 from ganomaly.parts.roles import parts_from_names
+from ganomaly.scoring.calibration import Calibration
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAP_SIDE_PX = 512
@@ -71,6 +72,9 @@ class FolderRow:
         guaranteed: its upper bound, see `Calibration.guaranteed_rate`.
         held: whether the promise lies within, or above, the exact binomial interval (95 %) of what was observed.
         escapes: share of the defective test images that were neither flagged nor unusable.
+        sure_good: share of the usable good test images that are sure, see `CalibrationConfig.sure_rate`.
+        sure_defective: share of the defective test images that are sure.
+        sure_promised: the rate asked for, at most; None where nothing can be sure.
         unusable_good: good test images that could not be judged.
         unusable_defective: defective ones.
         fit_s: seconds from files to a calibrated detector.
@@ -89,6 +93,9 @@ class FolderRow:
     guaranteed: float | None = None
     held: bool | None = None
     escapes: float | None = None
+    sure_good: float | None = None
+    sure_defective: float | None = None
+    sure_promised: float | None = None
     unusable_good: int | None = None
     unusable_defective: int | None = None
     fit_s: float | None = None
@@ -199,7 +206,7 @@ def _judged(detector: Detector, data: InspectionSet, row: FolderRow) -> Iterator
         raise TrainingDataError(f"{data.name}: none of the good test images can be judged")
     has_masks = any(mask.any() for mask in masks)
     yield replace(
-        row,
+        _with_second_promise(row, calibration, data, scores[flagging], usable),
         auroc=_auroc(data, usable, scores[flagging]),
         aupro=map_figures(masks, maps).aupro if has_masks else None,
         aupimo=aupimo(masks, maps) if has_masks else None,
@@ -215,6 +222,24 @@ def _judged(detector: Detector, data: InspectionSet, row: FolderRow) -> Iterator
     for name, found_n in scores.items():
         if name != flagging:
             yield FolderRow(data.name, name, row.seed, row.train_images, _auroc(data, usable, found_n))
+
+
+def _with_second_promise(
+    row: FolderRow,
+    calibration: Calibration,
+    data: InspectionSet,
+    raw_n: NDArray[np.float64],
+    usable: NDArray[np.bool_],
+) -> FolderRow:
+    if calibration.sure is None:
+        return row
+    sure, defective = calibration.is_sure(raw_n), data.defective[usable]
+    return replace(
+        row,
+        sure_good=float(sure[~defective].mean()),
+        sure_defective=float(sure[defective].sum() / data.defective.sum()),
+        sure_promised=calibration.sure.guaranteed_rate,
+    )
 
 
 def holds(flagged: int, good: int, rate: float) -> bool:

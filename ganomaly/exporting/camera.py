@@ -92,11 +92,18 @@ class RecipeGraph(nn.Module):
         self._region = slice(y, y + height), slice(x, x + width)
         rows, columns = recipe.target((height, width))
         self.rows, self.columns = Resizing(height, rows), Resizing(width, columns)
+        ignored_hw = recipe.ignored_at((height_px, width_px), (height_px, width_px), (rows, columns))
+        looked_at = None if ignored_hw is None else torch.from_numpy(~ignored_hw).float()
+        self.register_buffer("looked_at", looked_at)
 
     def forward(self, pixels_hwc: Tensor) -> Tensor:
         """Camera pixels (H, W, 3) RGB in [0, white] to grey levels (1, 3, h, w), whole numbers from 0 to 255."""
         region_chw = pixels_hwc[self._region].permute(2, 0, 1)
         unit = stretched(region_chw, self.rows, self.columns) / self._white
+        if self._recipe.is_partial:
+            looked_at = self.get_buffer("looked_at")
+            mean = (unit * looked_at).sum((1, 2), keepdim=True) / looked_at.sum()
+            unit = unit * looked_at + mean * (1 - looked_at)
         if self._recipe.illumination == "local_contrast":
             clip = self._recipe.clip
             return (128 + 127 / clip * self._local_contrast(unit).clamp(-clip, clip)).round()[None]

@@ -73,14 +73,20 @@ class JudgeGraph(nn.Module):
         self.backbone = judge.backbone.network
         self.network: FeatureGANomaly | None = judge.network
         self._fitted: tuple[FittedScores, ...] = judge.fitted
+        self._is_partial = judge.places is not None
+        self.register_buffer("places", judge.places)
 
     def forward(self, pixels_1chw: Tensor) -> tuple[Tensor, Tensor]:
         """Judge grey levels (1, 3, H, W): raw score () and map (h, w)."""
         vectors_1lk, grid = place_vectors(self.backbone(pixels_1chw))
-        both = torch.cat([vectors_1lk, _roughness(pixels_1chw, grid)], dim=2).half().float()
+        places, rough_1lg = self.get_buffer("places") if self._is_partial else None, _roughness(pixels_1chw, grid)
+        if places is not None:
+            rough_1lg = rough_1lg * places.flatten()[None, :, None]
+        both = torch.cat([vectors_1lk, rough_1lg], dim=2).half().float()
         maps, raws = [], []
         for fit in self._fitted:
             map_1hw = torch.stack(list(fit.maps(both, self.network).values())).mean(0)
+            map_1hw = map_1hw if places is None else map_1hw * places
             maps.append(map_1hw)
             raws.append(one_score(map_1hw, fit.deviations(both)))
         return F.softplus(lowest(raws))[0], torch.stack(maps).mean(0)[0]

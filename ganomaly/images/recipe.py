@@ -1,8 +1,10 @@
 """How a camera image becomes the network's input. The recipe is saved inside the detector: training equals scoring."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 import cv2
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ganomaly.errors import ImageError, TrainingDataError
 from ganomaly.images.alignment import Reference, into_frame, out_of_frame
+from ganomaly.images.areas import Areas, Polygon, fill, read_mask
 from ganomaly.images.formats.common import Pixels
 from ganomaly.images.frame import FEWEST, fit_reference
 from ganomaly.images.quality import MEASURED_SIDE_PX
@@ -24,6 +27,7 @@ SIDE_MULTIPLE = 32
 
 
 _FEWER_BITS = (10, 12, 14)
+_Mask = NDArray[np.bool_] | None
 
 
 class Recipe(BaseModel):
@@ -67,6 +71,25 @@ class Recipe(BaseModel):
         None,
         description="region of interest [x, y, width, height] in pixels of the camera image; none: the whole image",
     )
+    include: tuple[Polygon, ...] = Field(
+        (),
+        description="polygons [[x, y], ...] in pixels of the camera image: only what lies in one of them is looked at; "
+        "none: everything",
+    )
+    ignore: tuple[Polygon, ...] = Field(
+        (),
+        description="polygons [[x, y], ...] in pixels of the camera image: what lies in one of them is not looked at",
+    )
+    mask: str | None = Field(
+        None,
+        description="image of the camera image's size, black where nothing is looked at: a PNG file in base64; "
+        "`images.mask` and `ganomaly fit --mask` put it here",
+    )
+    camera_px: tuple[int, int] | None = Field(
+        None,
+        description="height and width of the camera images that include, ignore and mask speak of, others are unusable "
+        "(other_size); decided from the line's images and saved",
+    )
     reduced_jpeg: bool = Field(
         True,
         description="decode JPEG files that are much larger than needed at 1/2, 1/4 or 1/8 of their size, twice as "
@@ -109,6 +132,23 @@ class Recipe(BaseModel):
             raise ValueError("x and y must be at least 0, width and height at least 1")
         return roi
 
+    @field_validator("mask")
+    @classmethod
+    def _check_mask(cls, mask: str | None) -> str | None:
+        if mask is not None:
+            read_mask(mask)
+        return mask
+
+    @property
+    def areas(self) -> Areas:
+        """The areas that are looked at."""
+        return Areas(self.include, self.ignore, self.mask)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether some of the image is not looked at."""
+        return any(self.areas)
+
     @property
     def summary(self) -> str:
         """The recipe in one line for people."""
@@ -125,13 +165,21 @@ class Recipe(BaseModel):
             "" if inside is None else f", parts brought into one frame ({self.align}; {inside.mean():.0%} of it scored)"
         )
         depth = f", {self.bits} bits" if self.bits in _FEWER_BITS else ""
-        return f"{region}, {colour}{depth}, {scaled} {size}, {light}{frame}"
+        return f"{region}{self._areas_in_words}, {colour}{depth}, {scaled} {size}, {light}{frame}"
+
+    @property
+    def _areas_in_words(self) -> str:
+        said = [f" in {len(self.include)} polygon{'' if len(self.include) == 1 else 's'}"] if self.include else []
+        ignored = [f"{len(self.ignore)} polygon{'' if len(self.ignore) == 1 else 's'}"] if self.ignore else []
+        ignored += [] if self.mask is None else ["a mask"]
+        return "".join([*said, f" without {' and '.join(ignored)}" if ignored else ""])
 
     @property
     def is_open(self) -> bool:
         """Whether something is left to the line's images to decide."""
         no_frame = self.align != "none" and self.reference is None
-        return self.bits == "auto" or (self.keep_aspect and self.input_px is None) or no_frame
+        no_size = (self.keep_aspect and self.input_px is None) or (self.is_partial and self.camera_px is None)
+        return self.bits == "auto" or no_size or no_frame
 
     @property
     def max_pixels(self) -> int:
@@ -145,7 +193,7 @@ class Recipe(BaseModel):
         return (np.minimum(image, (1 << self.bits) - 1) << (16 - self.bits)).astype(np.uint16)
 
     def fitted_to(self, images: Iterable[Pixels]) -> Self:
-        """The recipe with what is still open decided: bits, the size of the network's input, whether parts are aligned.
+        """The recipe with what is still open decided: bits, sizes of camera image and input, whether parts are aligned.
 
         Args:
             images: some camera images of good parts, gone through once; those in which the region does not lie are
@@ -154,23 +202,29 @@ class Recipe(BaseModel):
         Raises:
             TrainingDataError: if parts are to be aligned and there are too few images to learn from.
         """
-        recipe, regions, sides, brightest = self, [], [], 0
+        recipe, regions, ignored, brightest = self, list[Pixels](), list[_Mask](), 0
+        sides, sizes = list[tuple[int, ...]](), Counter[tuple[int, int]]()
         for image in images:
             with suppress(ImageError):
-                region = self.crop(image)
+                region, size = self.crop(image), (image.shape[0], image.shape[1])
                 sides.append(region.shape[:2])
+                sizes[size] += 1
                 regions.append(_shrunk(region))
+                ignored.append(self.ignored_at(size, size, regions[-1].shape))
                 brightest = max(brightest, int(image.max()) if image.dtype == np.uint16 else 0)
         if self.bits == "auto" and sides:
             fewest = next((bits for bits in _FEWER_BITS if 0 < brightest < 1 << bits), 16)
             recipe = recipe.model_copy(update={"bits": fewest})
             regions = [recipe.full_range(region) for region in regions]
+        if self.is_partial and self.camera_px is None and sides:
+            recipe = recipe.model_copy(update={"camera_px": sizes.most_common(1)[0][0]})
         if self.keep_aspect and self.input_px is None and sides:
             height, width = np.median(np.array(sides), axis=0)
             recipe = recipe.model_copy(update={"input_px": self._scaled_down(float(height), float(width))})
         if self.align != "none" and self.reference is None:
-            whole = recipe.model_copy(update={"roi": None, "resize": True})
-            reference = fit_reference([whole._in_place(region, None) for region in regions], self.align)
+            any_size = recipe.model_copy(update={"resize": True})
+            placed = [any_size._to_input(region, mask) for region, mask in zip(regions, ignored, strict=True)]
+            reference = fit_reference(placed, self.align)
             if reference is None and self.align != "auto":
                 raise TrainingDataError(
                     f'recipe.align = "{self.align}": {len(regions)} images are too few to learn a frame from, at least '
@@ -236,8 +290,8 @@ class Recipe(BaseModel):
             bits divided by 257); with "local_contrast" 128 is the local mean, 1 and 255 are `clip` deviations off.
 
         Raises:
-            ImageError: "roi_outside", "wrong_size" (with resize = false), "unsupported" (another type or shape),
-                "misaligned" (not to be brought into the frame).
+            ImageError: "roi_outside", "other_size", "all_ignored", "wrong_size" (with resize = false), "unsupported"
+                (another type or shape), "misaligned" (not to be brought into the frame).
         """
         pixels = self._in_place(image, full_size)
         if self.reference is None:
@@ -250,7 +304,44 @@ class Recipe(BaseModel):
     def _in_place(self, image: Pixels, full_size: tuple[int, int] | None) -> NDArray[np.uint8]:
         """The network's input as the part lies in the image."""
         _check_pixels(image)
-        region = _with_channels(self.crop(image, full_size), self.channels)
+        region, full_size = self.crop(image, full_size), full_size or image.shape[:2]
+        target = self.target(region.shape[:2])
+        return self._to_input(region, self.ignored_at(full_size, image.shape, target))
+
+    def ignored(self, image_shape: tuple[int, ...]) -> _Mask:
+        """The pixels (H, W) of a camera image of this shape that are not looked at; None where all are.
+
+        Raises:
+            ImageError: "other_size" or "all_ignored".
+        """
+        if self.is_partial and self.camera_px not in (None, tuple(image_shape[:2])):
+            assert self.camera_px is not None
+            raise ImageError(
+                "other_size",
+                f"{image_shape[1]} x {image_shape[0]} px, but the areas that are looked at are those of images of "
+                f"{self.camera_px[1]} x {self.camera_px[0]} px",
+            )
+        return self.areas.ignored(*image_shape[:2])
+
+    def ignored_at(self, full_size: tuple[int, ...], decoded_size: tuple[int, ...], size: tuple[int, ...]) -> _Mask:
+        """The pixels (H, W) of the region of interest that are not looked at once it is brought to a size.
+
+        Args:
+            full_size: height and width of the camera image.
+            decoded_size: those that it was decoded at.
+            size: those that the region is brought to.
+
+        Raises:
+            ImageError: "other_size" or "all_ignored".
+        """
+        self.ignored(full_size)
+        sizes = full_size[:2], decoded_size[:2], size[:2]
+        return _ignored_at(self.areas, self.roi, *sizes) if self.is_partial else None
+
+    def _to_input(self, region: Pixels, ignored_hw: _Mask) -> NDArray[np.uint8]:
+        """The network's input of a region (H, W) or (H, W, 3), without its ignored pixels, a mask of any size."""
+        white = np.float32(np.iinfo(region.dtype).max)
+        region = _with_channels(region, self.channels)
         height, width = self.target(region.shape[:2])
         if not self.resize and region.shape[:2] != (height, width):
             raise ImageError(
@@ -259,7 +350,9 @@ class Recipe(BaseModel):
                 f"{width} x {height} px",
             )
         # float from here on: the detail of 16 bits survives until the last step, means of 8 bits are not rounded
-        unit = resized(region.astype(np.float32), height, width) / np.float32(np.iinfo(image.dtype).max)
+        unit = resized(region.astype(np.float32), height, width) / white
+        if (filled_hw := _mask_scaled(ignored_hw, height, width)) is not None:
+            fill(unit, filled_hw)
         if self.illumination == "local_contrast":
             steps = 128 + 127 / self.clip * np.clip(self._local_contrast(unit), -self.clip, self.clip)
         else:
@@ -274,6 +367,14 @@ class Recipe(BaseModel):
             return None
         return self.reference.always_inside(self.input_px or (self.size_px, self.size_px))
 
+    @property
+    def filled_places(self) -> _Mask:
+        """Pixels (H, W) of the network's input that no image shows; None for none, or where parts are aligned."""
+        if self.camera_px is None or self.reference is not None:
+            return None
+        region = self.camera_px if self.roi is None else (self.roi[3], self.roi[2])
+        return self.ignored_at(self.camera_px, self.camera_px, self.target(region))
+
     def to_image_pixels(self, map_ss: NDArray[Any], image: Pixels) -> NDArray[np.float32]:
         """Put a heat map back on the camera image.
 
@@ -282,10 +383,10 @@ class Recipe(BaseModel):
             image: the camera image, which says where the part lies.
 
         Returns:
-            float32 (H, W), the map stretched over the region of interest, 0 outside of it.
+            float32 (H, W), the map stretched over the region of interest, 0 outside of it and in ignored areas.
 
         Raises:
-            ImageError: "roi_outside" if the region is not wholly inside such an image.
+            ImageError: "roi_outside" if the region is not wholly inside such an image, "other_size", "all_ignored".
             ValueError: if the map is not (H, W).
         """
         if map_ss.ndim != 2:
@@ -299,6 +400,8 @@ class Recipe(BaseModel):
             map_hw = out_of_frame(map_hw, self.reference.locate(_grey_or_colour(self._in_place(image, None)))[0])
         interpolation = cv2.INTER_AREA if max(width, height) < max(map_hw.shape) else cv2.INTER_LINEAR
         placed[y : y + height, x : x + width] = cv2.resize(map_hw, (width, height), interpolation=interpolation)
+        if (ignored_hw := self.ignored(image.shape)) is not None:
+            placed[ignored_hw] = 0
         return placed
 
     def _region(self, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -337,6 +440,28 @@ def _shrunk(region: Pixels) -> Pixels:
     size = max(1, round(region.shape[1] * scale)), max(1, round(region.shape[0] * scale))
     shrunk: Any = cv2.resize(region, size, interpolation=cv2.INTER_AREA)
     return shrunk  # type: ignore[no-any-return]  # of the region's own type
+
+
+@lru_cache(maxsize=16)
+def _ignored_at(
+    areas: Areas,
+    roi: tuple[int, int, int, int] | None,
+    full_size: tuple[int, ...],
+    decoded_size: tuple[int, ...],
+    size: tuple[int, ...],
+) -> _Mask:
+    ignored_hw = _mask_scaled(areas.ignored(*full_size), *decoded_size)
+    if ignored_hw is None:
+        return None
+    region = Recipe(roi=roi).crop(ignored_hw.view(np.uint8), (full_size[0], full_size[1]))
+    return _mask_scaled(region.view(bool), *size)
+
+
+def _mask_scaled(mask_hw: _Mask, height_px: int, width_px: int) -> _Mask:
+    """A mask at another size: every pixel into which `resized` mixes one of the mask's."""
+    if mask_hw is None or mask_hw.shape == (height_px, width_px):
+        return mask_hw
+    return resized(mask_hw.astype(np.float32), height_px, width_px) > 0
 
 
 def _multiple(side: float) -> int:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ganomaly.images.areas import Polygon
 
 LIMIT = 1.0
 """Heat without which nothing is a region."""
@@ -45,26 +48,75 @@ class Region:
     heat: float
 
 
+class Zone(BaseModel):
+    """A part of the image where only hotter regions count.
+
+    Attributes:
+        name: for people.
+        polygon: corners in pixels of the camera image.
+        limit: heat from which a region counts whose centre lies inside.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = ""
+    polygon: Polygon
+    limit: float = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class RegionRules:
+    """What a line calls a region that counts. No rule moves a verdict.
+
+    Attributes:
+        min_area_px: smaller ones do not count.
+        zones: where they overlap, a region has to be as hot as each of them asks.
+    """
+
+    min_area_px: float = 0.0
+    zones: tuple[Zone, ...] = ()
+
+    def counts(self, area_px: float, centre_x: float, centre_y: float, heat: float) -> bool:
+        """Tell whether a region counts."""
+        return area_px >= self.min_area_px and all(
+            heat >= zone.limit for zone in self.zones if _lies_in(zone.polygon, centre_x, centre_y)
+        )
+
+
+def _lies_in(polygon: Polygon, x: float, y: float) -> bool:
+    return cv2.pointPolygonTest(np.array(polygon, np.float32), (x, y), measureDist=False) >= 0
+
+
+NO_RULES = RegionRules()
+
+
 @dataclass(frozen=True)
 class FoundRegions:
-    """The regions of an image, and the pixels (H, W) that belong to one.
+    """The regions of an image, and which of them a pixel (H, W) belongs to.
 
     Attributes:
         regions: the hottest first.
-        inside_hw: uint8, 1 for each pixel of a region.
+        number_hw: int32, from 1 for the hottest; 0 outside of all.
     """
 
     regions: tuple[Region, ...]
-    inside_hw: NDArray[np.uint8]
+    number_hw: NDArray[np.int32]
 
-    def draw(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Outline the regions on a picture (H, W, 3) RGB of the image's size, and number them."""
-        contours, _ = cv2.findContours(self.inside_hw, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        width = max(1, round(max(self.inside_hw.shape) / 300))
+    def draw(self, picture: NDArray[np.uint8], rules: RegionRules = NO_RULES) -> NDArray[np.uint8]:
+        """Outline and number the regions that count on a picture (H, W, 3) RGB of the image's size."""
+        counting = [
+            number
+            for number, one in enumerate(self.regions, start=1)
+            if rules.counts(one.area_px, one.centre_x, one.centre_y, one.heat)
+        ]
+        inside_hw = np.isin(self.number_hw, counting).astype(np.uint8)
+        contours, _ = cv2.findContours(inside_hw, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        width = max(1, round(max(inside_hw.shape) / 300))
         drawn = picture.copy()
         for colour, thickness in (((0, 0, 0), 3 * width), ((255, 255, 255), width)):
             cv2.drawContours(drawn, contours, -1, colour, thickness)
-            for number, region in enumerate(self.regions, start=1):
+            for number in counting:
+                region = self.regions[number - 1]
                 at = (max(0, region.x - 2 * width), max(12 * width, region.y - 3 * width))
                 font = cv2.FONT_HERSHEY_SIMPLEX
                 cv2.putText(drawn, str(number), at, font, 0.4 * width, colour, thickness, cv2.LINE_AA)
@@ -73,16 +125,18 @@ class FoundRegions:
 
 def find_regions(heat_hw: NDArray[np.float32]) -> FoundRegions:
     """The regions of a heat map (H, W) on the camera image."""
-    inside_hw = _inside(heat_hw)
-    _, labels, boxes, centres = cv2.connectedComponentsWithStats(inside_hw, connectivity=8)
-    regions = []
-    for number, (x, y, width, height, area) in enumerate(boxes.tolist()[1:], start=1):
+    _, labels, boxes, centres = cv2.connectedComponentsWithStats(_inside(heat_hw), connectivity=8)
+    found = []
+    for label, (x, y, width, height, area) in enumerate(boxes.tolist()[1:], start=1):
         box = slice(y, y + height), slice(x, x + width)
-        inside = labels[box] == number
-        centre_x, centre_y = (float(centre) + 0.5 for centre in centres[number])  # of pixels, not of their corners
+        inside = labels[box] == label
+        centre_x, centre_y = (float(centre) + 0.5 for centre in centres[label])  # of pixels, not of their corners
         heat = float(heat_hw[box][inside].max())
-        regions.append(Region(x, y, width, height, centre_x, centre_y, area, _extent(inside), heat))
-    return FoundRegions(tuple(sorted(regions, key=lambda region: -region.heat)), inside_hw)
+        found.append((label, Region(x, y, width, height, centre_x, centre_y, area, _extent(inside), heat)))
+    found.sort(key=lambda one: -one[1].heat)
+    number_of = np.zeros(len(boxes), np.int32)
+    number_of[[label for label, _ in found]] = np.arange(1, len(found) + 1)
+    return FoundRegions(tuple(region for _, region in found), number_of[labels])
 
 
 def _inside(heat_hw: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -179,7 +179,7 @@ class FeatureJudge:
         """What the fits say of some images, of vectors (B, L, K + G)."""
         x_blk = torch.from_numpy(vectors_blk.astype(np.float32)).to(self.device)
         found = Judged([one.maps(x_blk, self.network) for one in fitted], [one.deviations(x_blk) for one in fitted])
-        return found.of(self._places)
+        return found.of(self.places)
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
@@ -233,13 +233,23 @@ class FeatureJudge:
         return f"features of {origin['network']} ({origin['licence']}), judged by {', '.join(self.fitted[0].scores)}"
 
     @cached_property
-    def _places(self) -> Tensor | None:
-        """1 for each place of a map that all images show, 0 for the others, (h, w); None for all."""
-        pixels = self.config.recipe.scored_places
-        if pixels is None:
+    def places(self) -> Tensor | None:
+        """1 for each place of a map that is judged, 0 for the others, (h, w); None for all.
+
+        Judged are places that all images show, unless nothing is looked at in all of the place.
+        """
+        shown, filled = self.config.recipe.scored_places, self.config.recipe.filled_places
+        if shown is None and filled is None:
             return None
-        inside = torch.from_numpy(pixels.astype(np.float32))[None, None]
-        return (F.adaptive_avg_pool2d(inside, self._grid)[0, 0] == 1).float().to(self.device)
+        judged = torch.ones(self._grid)
+        if shown is not None:
+            judged *= self._share_of_places(shown) == 1
+        if filled is not None:
+            judged *= self._share_of_places(filled) < 1
+        return judged.to(self.device)
+
+    def _share_of_places(self, pixels_hw: NDArray[np.bool_]) -> Tensor:
+        return F.adaptive_avg_pool2d(torch.from_numpy(pixels_hw.astype(np.float32))[None, None], self._grid)[0, 0]
 
     def _fitted(self) -> tuple[FittedScores, ...]:
         if not self.fitted:
@@ -305,8 +315,8 @@ class FeatureJudge:
         vectors, self._grid = vectors_of(self._started_engine().maps(image_hwc))
         rough = roughness(image_hwc, self._grid)
         self._n_fields = rough.shape[1]
-        if self._places is not None:
-            rough[self._places.cpu().numpy().ravel() == 0] = 0  # the same on all images: nothing is unusual there
+        if self.places is not None:
+            rough[self.places.cpu().numpy().ravel() == 0] = 0  # the same on all images: nothing is unusual there
         return np.concatenate([vectors, rough], axis=1)
 
     def _vectors_of(self, images_bhwc: PreparedImages) -> NDArray[np.float16]:

@@ -30,6 +30,14 @@ class CalibrationConfig(BaseModel):
     false_reject_rate: float = Field(
         0.05, gt=0, lt=1, description="alpha: the share of good parts that may be flagged; decides the reject limit"
     )
+    sure_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="the share of good parts that may be flagged as sure, less than false_reject_rate: such a flag "
+        "needs no second look. It moves no limit, and takes at least 1/rate - 1 calibration images; none: no flag is "
+        "called sure",
+    )
     confidence: float | None = Field(
         None,
         ge=0.5,
@@ -60,6 +68,14 @@ class CalibrationConfig(BaseModel):
         description="group: images that look like photos of one part count as one part, whatever their part ids; "
         "ignore: only part ids count",
     )
+
+    @model_validator(mode="after")
+    def _is_stricter(self) -> Self:
+        if self.sure_rate is not None and self.sure_rate >= self.false_reject_rate:
+            raise ValueError(
+                f"sure_rate = {self.sure_rate:g}: must be less than false_reject_rate = {self.false_reject_rate:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_images_for_training(self) -> Self:
@@ -131,6 +147,7 @@ class Calibration:
         fold_size: parts that were left out together when statistics were cross-fitted; 1 where calibration images
             were held out.
         trimmed_share: share of the parts that were left out as suspects, see `CalibrationConfig.trim`.
+        sure_rate: a second promise, stricter than alpha, that takes part in no verdict; None for none.
     """
 
     scores_n: NDArray[np.float64]
@@ -138,6 +155,7 @@ class Calibration:
     confidence: float | None = None
     fold_size: int = 1
     trimmed_share: float = 0.0
+    sure_rate: float | None = None
 
     @classmethod
     def fit(
@@ -147,6 +165,7 @@ class Calibration:
         confidence: float | None = None,
         fold_size: int = 1,
         trimmed_share: float = 0.0,
+        sure_rate: float | None = None,
     ) -> Self:
         """Calibrate on raw scores (n,) of normal images, each given by statistics that did not see that image.
 
@@ -162,7 +181,7 @@ class Calibration:
             )
         if not np.isfinite(values).all():
             raise ValueError("a calibration score is not finite: the networks or the score's statistics are broken")
-        return cls(values, false_reject_rate, confidence, fold_size, trimmed_share)
+        return cls(values, false_reject_rate, confidence, fold_size, trimmed_share, sure_rate)
 
     def with_rate(self, false_reject_rate: float) -> Self:
         """The calibration that the same scores give for another rate.
@@ -170,7 +189,15 @@ class Calibration:
         Raises:
             TrainingDataError: if they are too few for it.
         """
-        return type(self).fit(self.scores_n, false_reject_rate, self.confidence, self.fold_size, self.trimmed_share)
+        rest = (self.confidence, self.fold_size, self.trimmed_share, self.sure_rate)
+        return type(self).fit(self.scores_n, false_reject_rate, *rest)
+
+    @property
+    def sure(self) -> "Calibration | None":
+        """The same scores with the second promise: what it flags is sure. None without one, or with too few scores."""
+        if self.sure_rate is None or too_few_images(self.n_images, self.sure_rate, self.confidence):
+            return None
+        return Calibration(self.scores_n, self.sure_rate, self.confidence, self.fold_size, self.trimmed_share)
 
     @property
     def guaranteed_rate(self) -> float:
@@ -246,12 +273,22 @@ class Calibration:
     @property
     def promise(self) -> str:
         """What the limit promises, in a sentence or two for people."""
+        said = self._promise_of_the_rest + self._promise_of_sure
         if not self.trimmed_share:
-            return self._promise_of_the_rest
+            return said
         return (
-            f"{self._promise_of_the_rest} {self.trimmed_share:.1%} of the parts, which look least like all others, "
-            f"were left out as suspects: if they were good, up to {self.guaranteed_rate:.2%} of good parts are flagged."
+            f"{said} {self.trimmed_share:.1%} of the parts, which look least like all others, were left out as "
+            f"suspects: if they were good, up to {self.guaranteed_rate:.2%} of good parts are flagged."
         )
+
+    @property
+    def _promise_of_sure(self) -> str:
+        if self.sure_rate is None:
+            return ""
+        if (fault := too_few_images(self.n_images, self.sure_rate, self.confidence)) is not None:
+            return f" No flag is sure: {fault}, there are {self.n_images} calibration images."
+        assert self.sure is not None
+        return f" Sure are flags with a raw score above {self.sure.limit:.4f}: {self.sure_rate:.2%} of good parts."
 
     @property
     def _promise_of_the_rest(self) -> str:
@@ -277,6 +314,11 @@ class Calibration:
     def flagged(self, scores: ArrayLike) -> NDArray[np.bool_]:
         """Whether raw scores (m,) exceed the limit, as p <= `p_value_limit` says. What is not a number is flagged."""
         return ~(np.asarray(scores, dtype=np.float64) <= self.limit)
+
+    def is_sure(self, scores: ArrayLike) -> NDArray[np.bool_]:
+        """Whether raw scores (m,) are flagged by the second promise, too; none is without one."""
+        scores_m = np.asarray(scores, dtype=np.float64)
+        return scores_m > self.sure.limit if self.sure is not None else np.zeros(scores_m.shape, dtype=bool)
 
     def normalise(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Normalised scores in [0, 1): r / (1 + r) with r = max(0, s - lowest) / (limit - lowest); 0.5 is the limit."""

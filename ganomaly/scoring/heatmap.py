@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ganomaly.images.areas import draw_ignored
 from ganomaly.scoring.calibration import Calibration
 
 STRONGEST = 2.0
@@ -61,10 +62,15 @@ class HeatMapStatistics:
         return heat
 
 
-def draw_overlay(image: NDArray[np.uint8] | NDArray[np.uint16], heat_hw: NDArray[np.float32]) -> NDArray[np.uint8]:
+def draw_overlay(
+    image: NDArray[np.uint8] | NDArray[np.uint16],
+    heat_hw: NDArray[np.float32],
+    ignored_hw: NDArray[np.bool_] | None = None,
+) -> NDArray[np.uint8]:
     """Lay heat (H, W) over an image (H, W) or (H, W, 3) RGB of the same size: uint8 (H, W, 3) RGB.
 
-    The scale is the same for every image: clear under 0.5, yellow at 1.0 (the limit), dark red from 2.0.
+    The scale is the same for every image: clear under 0.5, yellow at 1.0 (the limit), dark red from 2.0. Pixels (H, W)
+    that are not looked at get grey stripes.
     """
     image8 = (image // 257).astype(np.uint8) if image.dtype == np.uint16 else image.astype(np.uint8)
     base = cv2.cvtColor(image8, cv2.COLOR_GRAY2RGB) if image8.ndim == 2 else image8
@@ -72,4 +78,4 @@ def draw_overlay(image: NDArray[np.uint8] | NDArray[np.uint16], heat_hw: NDArray
     colours = cv2.applyColorMap((255 * (1 - level)).astype(np.uint8), cv2.COLORMAP_AUTUMN)[:, :, ::-1]
     opacity = np.where(heat_hw < FAINTEST, 0, 0.25 + 0.45 * level)[:, :, None]
     blended: NDArray[np.uint8] = (base * (1 - opacity) + colours * opacity).round().astype(np.uint8)
-    return blended
+    return draw_ignored(blended, ignored_hw)

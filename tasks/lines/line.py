@@ -8,13 +8,14 @@ from fnmatch import translate
 from functools import cached_property, lru_cache
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ganomaly.config import DetectorConfig, read_toml, validation_message
 from ganomaly.errors import ConfigError
+from ganomaly.images.regions import RegionRules, Zone
 from tasks.lines.names import list_lines
 
 LINE_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
@@ -62,6 +63,7 @@ class ImagesConfig(BaseModel):
     max_bytes: Annotated[int, Field(ge=1)] = 200_000_000  # a larger object is no image and is not fetched
     ignore: tuple[Annotated[str, Field(min_length=1)], ...] = IGNORED  # shell patterns of names that are no images
     mm_per_px: Annotated[float, Field(gt=0)] | None = None  # of the camera image; None: sizes are told in pixels alone
+    mask: Annotated[str, Field(min_length=1)] | None = None  # key of an image, black where nothing is looked at
     normal_list: Annotated[str, Field(min_length=1)] | None = None  # key of a CSV file; None: every usable image
 
     @field_validator("key_pattern")
@@ -112,6 +114,16 @@ class ModelsConfig(BaseModel):
     require_approval: bool = False  # a person decides, whatever the gate found
 
 
+class RegionsConfig(BaseModel):
+    """Table ``[regions]``: which regions of a flagged image count. Takes effect at once and moves no verdict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_area_mm2: Annotated[float, Field(ge=0)] = 0.0  # smaller regions do not count; needs images.mm_per_px
+    min_area_px: Annotated[float, Field(ge=0)] = 0.0  # likewise, in square pixels of the camera image
+    zones: tuple[Zone, ...] = ()  # where only hotter regions count
+
+
 class LineConfig(DetectorConfig):
     """One production line: a detector's configuration and where the line's images are."""
 
@@ -122,6 +134,7 @@ class LineConfig(DetectorConfig):
     images: ImagesConfig
     scoring: ScoringConfig = ScoringConfig()
     models: ModelsConfig = ModelsConfig()
+    regions: RegionsConfig = RegionsConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +152,21 @@ class LineConfig(DetectorConfig):
         if name not in available_timezones():
             raise ValueError("is not a time zone; use an IANA name such as UTC or Europe/Berlin")
         return name
+
+    @model_validator(mode="after")
+    def _check_min_area(self) -> Self:
+        if self.regions.min_area_mm2 and self.images.mm_per_px is None:
+            raise ValueError(
+                f"regions.min_area_mm2 = {self.regions.min_area_mm2:g}: needs images.mm_per_px, the millimetres of a "
+                "pixel; or set regions.min_area_px"
+            )
+        return self
+
+    @property
+    def region_rules(self) -> RegionRules:
+        """Which regions of a flagged image count."""
+        mm2_per_px2 = (self.images.mm_per_px or 1.0) ** 2
+        return RegionRules(max(self.regions.min_area_px, self.regions.min_area_mm2 / mm2_per_px2), self.regions.zones)
 
     @property
     def detector(self) -> DetectorConfig:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ganomaly import Detector
 from ganomaly.images.preparation import read_image
-from ganomaly.images.regions import Region, find_regions
+from ganomaly.images.regions import Region, RegionRules, find_regions
 from ganomaly.scoring.heatmap import draw_overlay
 from tasks.night.listing import OUTPUTS, ListedImage
 
@@ -25,12 +25,16 @@ def overlay_key(line: str, image: ListedImage, model_version: int, calibration_i
     return f"{OUTPUTS}{line}/{image.production_date}/overlays/{name}.jpg"
 
 
-def overlay_and_regions(detector: Detector, data: bytes, heat_hw: np.ndarray) -> tuple[bytes, tuple[Region, ...]]:
-    """An encoded image with its heat map (H', W') and the outlines of its regions, as JPEG, and the regions."""
-    image = read_image(data, detector.config.recipe)
-    placed_hw = detector.config.recipe.to_image_pixels(heat_hw, image)
+def overlay_and_regions(
+    detector: Detector, data: bytes, heat_hw: np.ndarray, rules: RegionRules
+) -> tuple[bytes, tuple[Region, ...]]:
+    """An encoded image with its heat map (H', W') and the regions that count outlined, as JPEG, and all regions."""
+    recipe = detector.config.recipe
+    image = read_image(data, recipe)
+    placed_hw = recipe.to_image_pixels(heat_hw, image)
     found = find_regions(placed_hw)
-    return encode_jpeg(found.draw(draw_overlay(image, placed_hw))), found.regions
+    overlay = draw_overlay(image, placed_hw, recipe.ignored(image.shape))
+    return encode_jpeg(found.draw(overlay, rules)), found.regions
 
 
 def encode_jpeg(image: np.ndarray) -> bytes:

@@ -162,7 +162,8 @@ def _finish(
     if heat_hw is not None:
         key = overlay_key(systems.line.name, found.image, model.version.version, model.calibration_id)
         try:
-            picture, regions = overlay_and_regions(model.detector, found.data, heat_hw)
+            rules = systems.line.region_rules
+            picture, regions = overlay_and_regions(model.detector, found.data, heat_hw, rules)
             systems.objects.put_one_of_many(key, picture, "image/jpeg")
         except ObjectStoreError as error:
             return FailedImage(found.image, OVERLAY_FAILED, str(error))

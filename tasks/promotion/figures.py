@@ -123,7 +123,7 @@ def _overlay(detector: Detector, data: bytes) -> np.ndarray:
     image = read_image(data, recipe)
     prepared = prepare_image(data, recipe, detector.config.quality)
     (heat_hw,) = detector.heat_maps(detector.stack([prepared], np.ones(1, dtype=bool)))  # noqa: PD013 - no table
-    return draw_overlay(image, recipe.to_image_pixels(heat_hw, image))
+    return draw_overlay(image, recipe.to_image_pixels(heat_hw, image), recipe.ignored(image.shape))
 
 
 def _small(image: np.ndarray) -> np.ndarray:

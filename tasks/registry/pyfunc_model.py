@@ -49,6 +49,7 @@ class DetectorModel(PythonModel):
             "p_value": [s.p_value for s in scores],
             "verdict": [s.verdict for s in scores],
             "reason": [s.reason for s in scores],
+            "sure": [s.sure for s in scores],
         }
         if params and params.get("heat_maps"):
             columns["heat_map"] = [
@@ -68,7 +69,9 @@ class DetectorModel(PythonModel):
     def _overlay(self, image: bytes | np.ndarray) -> str:
         """A usable image with its heat map and the outlines of its regions, as a PNG in base64."""
         picture, heat_hw = self._heat(image)
-        overlay = find_regions(heat_hw).draw(draw_overlay(picture, heat_hw))
+        overlay = find_regions(heat_hw).draw(
+            draw_overlay(picture, heat_hw, self.detector.config.recipe.ignored(picture.shape))
+        )
         return base64.b64encode(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes()).decode("ascii")
 
     def _heat(self, image: bytes | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """The night as one HTML file that loads nothing else and needs no JavaScript."""
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
@@ -22,6 +23,7 @@ from tasks.report.words import (
     percent,
     promise,
     reason_counts,
+    second_promise,
     text,
     time_in,
     tone,
@@ -89,6 +91,7 @@ def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
     cards = [part for part in parts if any(image.key in shown for image in part.images)]
     carded = {part.rank for part in cards}
     bars, ticks = score_histogram(report.judged)
+    second = report.second_promise
     return (
         _environment(report)
         .get_template("report.html.j2")
@@ -99,7 +102,10 @@ def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
             headline=headline(report),
             problem=accounting_problem(report),
             tone=tone(report),
-            plausible=_plausible(report),
+            plausible=_plausible(report, report.calibration_above),
+            plausible_sure=None if second is None else _plausible(report, second.above),
+            second=second,
+            second_promise=second_promise(report),
             bars=bars,
             ticks=ticks,
             parts=parts,
@@ -107,6 +113,7 @@ def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
             rows=[(part, image) for part in parts if part.rank not in carded for image in part.images],
             shown=shown,
             regions=_sizes(report),
+            below=Counter(report.regions.loc[~report.regions["counts"].astype(bool), "key"]),
             max_rows=MAX_TABLE_ROWS,
             days=report.days,
             charts={name: night_chart(rows) for name, rows in report.figures.items()},
@@ -157,22 +164,22 @@ def _shown_keys(parts: Iterable[FlaggedPart], pictures: Mapping[str, Picture], m
     return set(keys[:max_pictures])
 
 
-def _sizes(report: NightReport) -> dict[str, list[str]]:
-    """The regions of each image in words, by its key."""
-    scale, words = report.mm_per_px, dict[str, list[str]]()
-    for row in report.regions.sort_values(["key", "place"]).itertuples():
+def _sizes(report: NightReport) -> dict[str, list[tuple[int, str]]]:
+    """The regions of each image that count: number and size in words, by its key."""
+    scale, words = report.mm_per_px, dict[str, list[tuple[int, str]]]()
+    for row in report.regions[report.regions["counts"].astype(bool)].sort_values(["key", "place"]).itertuples():
         size = f"{row.width:,} x {row.height:,} px at {row.x:,}, {row.y:,}"
         if scale:
             mm = f"{row.width * scale:.3g} x {row.height * scale:.3g} mm, longest {row.extent_px * scale:.3g} mm"
             size = f"{mm}, {row.area_px * scale**2:.3g} mm² ({size})"
         else:
             size = f"{size}, longest {row.extent_px:.0f} px, {row.area_px:,} px²"
-        words.setdefault(row.key, []).append(size)
+        words.setdefault(row.key, []).append((row.place, size))
     return words
 
 
-def _plausible(report: NightReport) -> int | None:
-    return plausible_false_rejects(len(report.judged), report.calibration_images, report.calibration_above)
+def _plausible(report: NightReport, above: int) -> int | None:
+    return plausible_false_rejects(len(report.judged), report.calibration_images, above)
 
 
 def _environment(report: NightReport) -> jinja2.Environment:

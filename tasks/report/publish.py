@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from ganomaly.detector import Detector
 from ganomaly.images.preparation import read_image
+from ganomaly.images.regions import RegionRules
 from tasks.bucket.failures import ObjectStoreError
 from tasks.lines.window import Window
 from tasks.night.accounting import RunCounts
@@ -20,7 +21,7 @@ from tasks.night.pinned import PinnedModel
 from tasks.night.survey import Unseen, way_out
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html
-from tasks.report.report import NightReport, Picture
+from tasks.report.report import NightReport, Picture, SecondPromise
 from tasks.report.tables import flagged_csv, regions_csv, regions_parquet, scores_parquet
 from tasks.steps import NETWORK_STEP, show_markdown
 from tasks.store.rows import ScoringRun
@@ -99,6 +100,8 @@ def night_report(
     etags = {image.key: image.etag for image in listing.images}
     present = [etags.get(key) == etag for key, etag in zip(scores["key"], scores["etag"], strict=True)]
     scores = scores if all(present) else scores[present]
+    sure = calibration.sure
+    scores = scores.assign(sure=calibration.is_sure(scores["raw_score"]))
     del etags, present  # what follows takes memory as well
     line = systems.line
     return NightReport(
@@ -122,6 +125,9 @@ def night_report(
         guaranteed_false_reject_rate=calibration.guaranteed_rate,
         trimmed_share=calibration.trimmed_share,
         reject_limit_raw=calibration.limit,
+        second_promise=None
+        if sure is None
+        else SecondPromise(sure.false_reject_rate, sure.guaranteed_rate, sure.n_above),
         counts=counts,
         scores=scores,
         failures=systems.store.runs.failures(run.id),
@@ -144,7 +150,10 @@ def _regions(systems: Systems, run: ScoringRun, scores: pd.DataFrame) -> pd.Data
     regions = systems.store.scores.regions(
         run.line, run.window_start, run.window_end, run.model_version, run.calibration_id
     )
-    return regions[regions["etag"] == regions["key"].map(dict(zip(scores["key"], scores["etag"], strict=True)))]
+    present = regions["etag"] == regions["key"].map(dict(zip(scores["key"], scores["etag"], strict=True)))
+    regions, rules = regions[present], systems.line.region_rules
+    figures = zip(*(regions[name] for name in ("area_px", "centre_x", "centre_y", "heat")), strict=True)
+    return regions.assign(counts=[rules.counts(*one) for one in figures])
 
 
 def _released(drift: NightDrift) -> str:
@@ -161,11 +170,11 @@ def _pictures(systems: Systems, detector: Detector, flagged: pd.DataFrame) -> di
         for row in flagged.iloc[start : start + PICTURES_AT_ONCE].itertuples():
             with suppress(ObjectStoreError):
                 fetched[row.key] = systems.objects.get(row.key, row.etag)
-        pictures |= _draw(detector, fetched)
+        pictures |= _draw(detector, fetched, systems.line.region_rules)
     return pictures
 
 
-def _draw(detector: Detector, images: dict[str, bytes]) -> dict[str, Picture]:
+def _draw(detector: Detector, images: dict[str, bytes], rules: RegionRules) -> dict[str, Picture]:
     """Images and their overlays, drawn anew: who scores need not be allowed to read the reports, where they lie."""
     prepared = {key: detector.prepare(data) for key, data in images.items()}
     usable = [key for key, image in prepared.items() if image.usable]
@@ -176,7 +185,7 @@ def _draw(detector: Detector, images: dict[str, bytes]) -> dict[str, Picture]:
     return {
         key: Picture(
             encode_jpeg(read_image(images[key], detector.config.recipe)),
-            overlay_and_regions(detector, images[key], heat)[0],
+            overlay_and_regions(detector, images[key], heat, rules)[0],
         )
         for key, heat in zip(usable, heats, strict=True)
     }

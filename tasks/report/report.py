@@ -26,6 +26,7 @@ SCORE_SCHEMA = pa.schema(
         ("normalised_score", pa.float64()),
         ("p_value", pa.float64()),
         ("verdict", pa.string()),
+        ("sure", pa.bool_()),
         ("reason", pa.string()),
         ("heat_map_key", pa.string()),
         ("model_version", pa.int64()),
@@ -35,13 +36,28 @@ SCORE_SCHEMA = pa.schema(
 )
 REGION_COLUMNS = (
     *("key", "part", "view", "production_date", "place", "x", "y", "width", "height"),
-    *("centre_x", "centre_y", "area_px", "extent_px", "heat"),
+    *("centre_x", "centre_y", "area_px", "extent_px", "heat", "counts"),
 )
 FAILURE_COLUMNS = ("key", "reason", "detail")
 STRAY_KEY = "key_layout"
 STRAY_SIZE = "object_too_large"
 STRAY_REASONS = (STRAY_KEY, STRAY_SIZE)
 VERDICTS = ("ok", "flagged", "unusable")
+
+
+@dataclass(frozen=True)
+class SecondPromise:
+    """What flags promise that need no second look, see `CalibrationConfig.sure_rate`.
+
+    Attributes:
+        rate: the share of good images that may be sure.
+        guaranteed: its upper bound, see `Calibration.guaranteed_rate`.
+        above: how many of the calibration images would be sure.
+    """
+
+    rate: float
+    guaranteed: float
+    above: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,7 @@ class NightReport:
         guaranteed_false_reject_rate: upper bound of the rate, see `Calibration.guaranteed_rate`.
         trimmed_share: share of the parts that were left out as suspects, see `Calibration.trimmed_share`.
         reject_limit_raw: the raw score above which an image is flagged.
+        second_promise: of flags that are sure; None where none can be.
         counts: what this run did; the rows of `scores` may stem from earlier runs.
         scores: columns of `SCORE_SCHEMA`, one row for each image of the window (the key's present etag) that this
             model version has judged, in this run or before. Scores and p-value are NaN when unusable.
@@ -128,6 +145,7 @@ class NightReport:
     mm_per_px: float | None = None
     attribution: str | None = None
     trimmed_share: float = 0.0
+    second_promise: SecondPromise | None = None
 
     def __post_init__(self) -> None:
         """Refuse tables that the report would misread.
@@ -193,6 +211,11 @@ class NightReport:
         return int((self.scores["verdict"] == "flagged").sum())
 
     @property
+    def sure_images(self) -> int:
+        """Number of flagged images that need no second look."""
+        return int(self.scores["sure"].sum())
+
+    @property
     def judged_parts(self) -> int:
         """Number of parts with at least one image that could be judged."""
         return int(self.judged["part"].nunique())
@@ -218,6 +241,11 @@ class FlaggedPart:
     part: str
     images: tuple[Any, ...]
     judged_images: int
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether one of its images is flagged so that it needs no second look."""
+        return any(image.sure for image in self.images)
 
 
 def flagged_parts(report: NightReport) -> list[FlaggedPart]:

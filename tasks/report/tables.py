@@ -5,6 +5,7 @@ import io
 from datetime import date, datetime
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,7 @@ FLAGGED_CSV_COLUMNS = (
     "normalised_score",
     "raw_score",
     "p_value",
+    "sure",
     "model_version",
     "calibration_id",
     "heat_map_key",
@@ -36,7 +38,9 @@ REGION_SCHEMA = pa.schema(
         *((name, pa.int64()) for name in ("region", "x_px", "y_px", "width_px", "height_px")),
         *((name, pa.float64()) for name in ("centre_x_px", "centre_y_px")),
         ("area_px2", pa.int64()),
-        *((name, pa.float64()) for name in ("extent_px", "heat", "width_mm", "height_mm", "extent_mm", "area_mm2")),
+        *((name, pa.float64()) for name in ("extent_px", "heat")),
+        ("counts", pa.bool_()),
+        *((name, pa.float64()) for name in ("width_mm", "height_mm", "extent_mm", "area_mm2")),
     ]
 )
 PX_COLUMNS = {
@@ -76,7 +80,10 @@ def flagged_csv(report: NightReport) -> str:
 
 
 def regions_csv(report: NightReport) -> str:
-    """Every region of every flagged image: where it lies and how large it is, in pixels and, where known, in mm."""
+    """Every region of every flagged image: where it lies and how large it is, in pixels and, where known, in mm.
+
+    Whether it counts is what the line's rules say (`RegionRules`).
+    """
     table, text = _regions(report), io.StringIO()
     writer = csv.writer(text)
     writer.writerow(table.columns)
@@ -100,6 +107,8 @@ def _regions(report: NightReport) -> pd.DataFrame:
 
 def _csv_cell(value: Any) -> Any:
     """A cell that a spreadsheet shows and does not run; missing values are empty."""
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
     if isinstance(value, str):
         return spreadsheet_safe(value)
     if pd.isna(value):

@@ -39,6 +39,16 @@ def promise(report: NightReport) -> str:
     )
 
 
+def second_promise(report: NightReport) -> str | None:
+    """What flags promise that are sure, in one sentence of plain text; None where none can be."""
+    if (second := report.second_promise) is None:
+        return None
+    share = f"At most {percent(second.rate)} of them are"
+    if second.guaranteed > second.rate + 1e-9:
+        share = f"{percent(second.rate)} of them, at most {percent(second.guaranteed)} for certain, are"
+    return f"{share} flagged as sure: such a flag needs no second look."
+
+
 def accounting_problem(report: NightReport) -> str | None:
     """What does not add up in the run's numbers, or None."""
     counts = report.counts

@@ -15,11 +15,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector, DetectorConfig
-from ganomaly.images.preparation import LOOKED_AT, Prepared, fit_recipe
+from ganomaly.images.preparation import Prepared
 from ganomaly.judges.judge import PreparedImages
 from ganomaly.networks.training import EpochStats, TrainingConfig
 from ganomaly.parts.roles import CROSS, MOST_ALIKE, Plan
-from tasks.bucket.failures import ObjectChangedError, ObjectMissingError, ObjectStoreError
+from tasks.bucket.failures import ObjectStoreError
 from tasks.golden.golden_set import GoldenSetError
 from tasks.golden.judging import GoldenJudgements, judge_golden
 from tasks.night.drift import compare, in_words
@@ -88,24 +88,6 @@ def with_overrides(config: DetectorConfig, *, epochs: int | None, seed: int | No
     changes = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
     training = TrainingConfig.model_validate(config.training.model_dump() | changes)
     return config.model_copy(update={"training": training})
-
-
-@task(name="decide-recipe", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
-def decide_recipe(systems: Systems, config: DetectorConfig, chosen: NormalImages) -> DetectorConfig:
-    """The configuration with what its recipe leaves to the line's images decided; some of them are looked at."""
-    if not config.recipe.is_open:
-        return config
-    images = chosen.images
-    some = [images[at] for at in np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int)]
-    found = []
-    for image in some:
-        try:
-            found.append(systems.objects.get_listed(image.key, image.etag))
-        except (ObjectMissingError, ObjectChangedError):  # the snapshot will say so
-            continue
-    recipe = fit_recipe(config.recipe, found)
-    get_run_logger().info("recipe: %s", recipe.summary)
-    return config.model_copy(update={"recipe": recipe})
 
 
 @task(name="take-snapshot", cache_policy=NO_CACHE, persist_result=False)

@@ -264,3 +264,35 @@ def test_pixels_are_not_trimmed() -> None:
     """A setting would do nothing."""
     with pytest.raises(ValueError, match=r"has no use for calibration\.trim"):
         DetectorConfig.model_validate({"input": "pixels", "calibration": {"trim": 0.1}})
+
+
+def test_what_is_ignored_changes_no_score_by_a_bit(trained: Detector) -> None:
+    """A hand, a lamp or a counter in the picture would move scores, or a defect beside it be missed."""
+    corner = ((0.0, 0.0), (70.0, 0.0), (70.0, 40.0), (0.0, 40.0))
+    config = CONFIG.model_copy(update={"recipe": CONFIG.recipe.model_copy(update={"ignore": (corner,)})})
+    detector = Detector.fit(draw(120, seed=1), config=config, device="cpu")
+    good, bad = draw(20, seed=5), draw(20, seed=6, defect=True)
+    disturbed = [image.copy() for image in good + bad]
+    for number, image in enumerate(disturbed):
+        image[: 41 - number % 3, :71] = 6 * number
+    assert detector.score(disturbed) == detector.score(good + bad)
+    pixels = [[one.pixels for one in detector.prepare_all(images)] for images in (disturbed, good + bad)]
+    np.testing.assert_array_equal(*(detector.heat_maps(found) for found in pixels))
+    assert trained.score(disturbed) != trained.score(good + bad)
+    flagged = [score.verdict == "flagged" for score in detector.score(good + bad)]
+    assert sum(flagged[20:]) > 15
+    assert sum(flagged[:20]) < 7
+
+
+def test_a_sure_flag_is_told(trained: Detector) -> None:
+    """The score would not say which flags need no second look, or a loaded detector forget."""
+    raw_n = trained.raw_scores([one.pixels for one in trained.prepare_all(draw(60, seed=8, defect=True))])
+    assert trained.calibration is not None
+    assert not any(score.sure for score in trained.score(draw(5, seed=8, defect=True)))
+    settings = CONFIG.model_dump()
+    settings["calibration"] |= {"sure_rate": 0.05}
+    detector = Detector.fit(draw(120, seed=1), config=DetectorConfig.model_validate(settings), device="cpu")
+    scores = detector.score(draw(60, seed=8, defect=True))
+    assert [score.raw for score in scores] == pytest.approx(raw_n.tolist(), rel=0.05)  # fitted anew
+    assert 10 < sum(score.sure for score in scores) <= sum(score.verdict == "flagged" for score in scores)
+    assert all(score.p_value <= 0.05 for score in scores if score.sure)

@@ -187,6 +187,7 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
         "images": 30,
         "false_reject_rate": 0.1,
         "guaranteed_rate": 0.1,
+        "sure_rate": None,
         "confidence": None,
         "limit": detector.calibration.limit,
         "id": detector.calibration.id,
@@ -203,7 +204,7 @@ def test_score_writes_one_row_per_image(model: Path, night: Path, tmp_path: Path
     result = ganomaly("score", model, night, "-o", tmp_path / "out" / "scores.csv", "--device", "cpu")
     assert result.exit_code == 0, result.output
     rows = read_table(tmp_path / "out" / "scores.csv")
-    assert list(rows[0]) == ["path", "raw_score", "normalised_score", "p_value", "verdict", "reason"]
+    assert list(rows[0]) == ["path", "raw_score", "normalised_score", "p_value", "verdict", "reason", "sure"]
     names = [
         "=2+2.png",
         "@bad.png",

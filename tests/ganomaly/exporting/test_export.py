@@ -230,3 +230,18 @@ def test_the_command_says_what_was_compared(detector: Detector, images: Path, tm
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 1
     assert "exists" in again.output
+
+
+def test_an_export_looks_where_its_detector_looks(images: Path, tmp_path: Path) -> None:
+    """The edge device would judge what the plant ignores."""
+    settings = CONFIG.model_dump() | CHECKED
+    settings["recipe"] |= {"ignore": (((0.0, 0.0), (70.0, 0.0), (70.0, 40.0), (0.0, 40.0)),)}
+    detector = Detector.fit(draw(24, seed=1), config=DetectorConfig.model_validate(settings), device="cpu")
+    comparison = export_detector(detector, listed(images), tmp_path / "out")
+    assert comparison.largest < 0.002
+    run = package.runtime_of(tmp_path / "out")
+    pixels = draw(1, seed=6, defect=True)[0].astype(np.float32)
+    disturbed = pixels.copy()
+    disturbed[:41, :71] = 20
+    for whole, other in zip(run(pixels), run(disturbed), strict=True):
+        np.testing.assert_array_equal(whole, other)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from ganomaly.images.regions import Region, find_regions
+from ganomaly.images.regions import Region, RegionRules, Zone, find_regions
 
 
 def heat(*boxes: tuple[int, int, int, int, float], shape: tuple[int, int] = (80, 120)) -> np.ndarray:
@@ -78,3 +79,35 @@ def test_outlines_are_drawn_around_and_not_over() -> None:
     assert (drawn[100:140, 100:160] != 90).any()
     assert (drawn[200:] == 90).all()
     np.testing.assert_array_equal(find_regions(heat(shape=(300, 400))).draw(picture), picture)
+
+
+SEAL = Zone(name="seal", polygon=((50.0, 30.0), (80.0, 30.0), (80.0, 60.0), (50.0, 60.0)), limit=2.5)
+
+
+@pytest.mark.parametrize(
+    ("rules", "counting"),
+    [
+        (RegionRules(), [1, 2, 3]),
+        (RegionRules(min_area_px=17), [1, 3]),
+        (RegionRules(zones=(SEAL,)), [1, 2, 3]),
+        (RegionRules(zones=(SEAL.model_copy(update={"limit": 3.5}),)), [2, 3]),
+        (RegionRules(min_area_px=101, zones=(SEAL,)), []),
+    ],
+)
+def test_rules_say_which_regions_count_and_are_outlined(rules: RegionRules, counting: list[int]) -> None:
+    """A speck would be shown like a hole, or numbers on the picture not be those of the list."""
+    map_hw = heat((60, 40, 10, 10, 3.0), (5, 5, 4, 4, 1.3), (90, 10, 10, 10, 1.2))
+    found = find_regions(map_hw)
+    kept = [r for r in found.regions if rules.counts(r.area_px, r.centre_x, r.centre_y, r.heat)]
+    assert [found.regions.index(region) + 1 for region in kept] == counting
+    picture = np.full((80, 120, 3), 90, np.uint8)
+    drawn = (found.draw(picture, rules) != 90).any(axis=2)
+    for number, region in enumerate(found.regions, start=1):
+        around = drawn[region.y - 1 : region.y + region.height + 1, region.x - 1 : region.x + region.width + 1]
+        assert around.any() == (number in counting)
+
+
+def test_a_zone_is_not_more_sensitive_than_the_map() -> None:
+    """A limit below the map's own would promise what no map holds: nothing below 1 is a region."""
+    with pytest.raises(ValidationError):
+        SEAL.model_validate(SEAL.model_dump() | {"limit": 0.5})

@@ -257,3 +257,47 @@ def test_what_was_left_out_weakens_the_promise() -> None:
     bound = few.guaranteed_rate - 0.1
     assert f"guaranteed is at most {bound:.2%}, because statistics were cross-fitted" in few.promise
     assert f"up to {few.guaranteed_rate:.2%} of good parts are flagged" in few.promise
+
+
+def test_sure_is_a_second_promise_that_moves_no_limit() -> None:
+    """A flag that needs no second look would be as frequent on good parts as any, or move verdicts."""
+    rng = np.random.default_rng(7)
+    sure_n, flagged_n = [], []
+    for _ in range(400):
+        plain = Calibration.fit(rng.normal(size=199), 0.05)
+        both = Calibration.fit(plain.scores_n, 0.05, sure_rate=0.01)
+        assert (both.limit, both.id) == (plain.limit, plain.id)
+        good = rng.normal(size=200)
+        sure, flagged = both.is_sure(good), both.flagged(good)
+        assert (flagged == plain.flagged(good)).all()
+        assert not (sure & ~flagged).any()
+        assert both.sure is not None
+        np.testing.assert_array_equal(sure, both.p_value(good) <= 0.01)
+        sure_n.append(sure.mean())
+        flagged_n.append(flagged.mean())
+    assert np.mean(sure_n) == pytest.approx(0.01, abs=0.0015)  # of 80,000
+    assert np.mean(flagged_n) == pytest.approx(0.05, abs=0.004)
+    assert not plain.is_sure([1e9]).any()
+    assert not both.is_sure([np.nan]).any()
+
+
+def test_too_few_scores_make_no_flag_sure_and_say_so() -> None:
+    """A line would be told that flags need no second look on the word of 40 images."""
+    few = Calibration.fit(np.arange(40), 0.05, sure_rate=0.01)
+    assert few.sure is None
+    assert not few.is_sure([1e9]).any()
+    assert "No flag is sure: a false-reject rate of 0.01 takes at least 99" in few.promise
+    assert "there are 40 calibration images" in few.promise
+    enough = Calibration.fit(np.arange(99), 0.05, sure_rate=0.01)
+    assert "Sure are flags with a raw score above 98.0000: 1.00% of good parts." in enough.promise
+    assert enough.is_sure([98.0, 98.1]).tolist() == [False, True]
+    assert enough.with_rate(0.1).sure_rate == 0.01
+    crossed = Calibration.fit(np.arange(99), 0.05, fold_size=9, sure_rate=0.01)
+    assert crossed.sure is not None
+    assert crossed.sure.guaranteed_rate == pytest.approx(9 / 108)
+
+
+def test_the_second_promise_must_be_stricter() -> None:
+    """Every flag would be sure, and nobody look."""
+    with pytest.raises(ValidationError, match=r"sure_rate = 0\.05: must be less than false_reject_rate = 0\.05"):
+        CalibrationConfig(sure_rate=0.05)

@@ -17,7 +17,7 @@ from tasks.night.accounting import RunCounts
 from tasks.report import tables
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html, score_histogram
-from tasks.report.report import REGION_COLUMNS, SCORE_SCHEMA, NightReport, Picture, flagged_parts
+from tasks.report.report import REGION_COLUMNS, SCORE_SCHEMA, NightReport, Picture, SecondPromise, flagged_parts
 from tasks.report.tables import (
     FLAGGED_CSV_COLUMNS,
     REGION_SCHEMA,
@@ -54,6 +54,7 @@ def score_row(part: str, view: str, verdict: str, raw: float, **changes: Any) ->
         "normalised_score": raw / (raw + 10),
         "p_value": 0.01 if verdict == "flagged" else 0.4 if verdict == "ok" else np.nan,
         "verdict": verdict,
+        "sure": raw >= 20,
         "reason": "too_small: 8 px" if verdict == "unusable" else None,
         "heat_map_key": "overlays/x.jpg" if verdict == "flagged" else None,
         "model_version": 3,
@@ -434,8 +435,8 @@ def test_missing_columns_are_named() -> None:
 def regions_of(key: str, part: str) -> pd.DataFrame:
     """Two regions of an image."""
     rows = [
-        (key, part, "top", DAY, 1, 120, 88, 34, 12, 137.0, 94.0, 310, 36.0, 2.4),
-        (key, part, "top", DAY, 2, 4, 6, 5, 5, 6.5, 8.5, 25, 6.7, 1.1),
+        (key, part, "top", DAY, 1, 120, 88, 34, 12, 137.0, 94.0, 310, 36.0, 2.4, True),
+        (key, part, "top", DAY, 2, 4, 6, 5, 5, 6.5, 8.5, 25, 6.7, 1.1, True),
     ]
     return pd.DataFrame(rows, columns=list(REGION_COLUMNS))
 
@@ -479,3 +480,48 @@ def test_the_reason_of_a_weaker_promise_is_the_right_one() -> None:
     assert "at most 6 % for certain: the limit comes from few parts" in few
     trimmed = visible_text(report_html(make_report(night_rows(), trimmed_share=0.05, **weaker)))
     assert "at most 6 % for certain: 5 % of the parts were left out as suspects" in trimmed
+
+
+# --- two promises, and regions that count ---------------------------------------------------------------------------
+
+
+def test_both_promises_stand_beside_what_was_seen() -> None:
+    """An engineer would not learn which flags need no second look, or not see that too many are called sure."""
+    rows = night_rows()
+    night = make_report(rows, pictures=with_pictures(rows), second_promise=SecondPromise(0.01, 0.01, 0))
+    shown = visible_text(report_html(night))
+    assert "At most 1 % of them are flagged as sure: such a flag needs no second look." in shown
+    assert "2 of 4 flags are sure; with nothing but good parts, 0.06 on average, up to 1 without surprise" in shown
+    assert "4 images, 2 sure" in shown
+    assert re.findall(r"(\w) sure (?=[\d.]+)", shown) == ["b", "c"]
+    table = pd.read_csv(io.StringIO(flagged_csv(night)))
+    assert table.set_index("key")["sure"].to_dict() == {
+        row["key"]: row["raw_score"] >= 20 for row in rows if row["verdict"] == "flagged"
+    }
+    assert pq.read_table(io.BytesIO(scores_parquet(night)))["sure"].to_pylist() == [row["sure"] for row in rows]
+    weak = make_report(rows, second_promise=SecondPromise(0.01, 0.083, 0))
+    assert "1 % of them, at most 8.3 % for certain, are flagged as sure" in visible_text(report_html(weak))
+
+
+def test_a_night_with_one_promise_speaks_of_no_other() -> None:
+    """Who asked for nothing would wonder what sure means."""
+    rows = [row | {"sure": False} for row in night_rows()]
+    shown = visible_text(report_html(make_report(rows, pictures=with_pictures(rows))))
+    assert " sure" not in shown.replace("be sure", "")
+
+
+def test_regions_that_do_not_count_are_only_counted() -> None:
+    """A speck would be listed like a hole, or an image with specks alone look as if it had none."""
+    rows = night_rows()
+    worst, other = sorted((r for r in rows if r["verdict"] == "flagged"), key=lambda row: -row["raw_score"])[:2]
+    regions = pd.concat([regions_of(worst["key"], worst["part"]), regions_of(other["key"], other["part"])])
+    regions["counts"] = [True, False, False, False]
+    night = make_report(rows, pictures=with_pictures(rows), regions=regions)
+    shown = visible_text(report_html(night))
+    assert "1 34 x 12 px at 120, 88" in shown
+    assert "5 x 5 px" not in shown
+    assert "1 region below the line\u2019s limits" in shown
+    assert re.search("Nothing beyond the line\u2019s limits\\s+2 regions below", shown)
+    table = pd.read_csv(io.StringIO(regions_csv(night)))
+    assert table["counts"].tolist() == [True, False, False, False]
+    assert pq.read_schema(io.BytesIO(regions_parquet(night))).equals(REGION_SCHEMA)
