@@ -7,12 +7,12 @@ from prefect.logging import get_run_logger
 
 from tasks.lines.window import window_of
 from tasks.night.accounting import IngestCounts
-from tasks.night.fetching import in_shards
-from tasks.night.ingest import decide_bits, drop_recorded, ingest_shard
+from tasks.night.ingest import decide_bits, drop_recorded
 from tasks.night.listing import list_window
 from tasks.night.run import alone_on
 from tasks.steps import name_run, quote
 from tasks.systems import open_systems
+from tasks.workers.shards import ingest_shards
 
 
 @flow(name="ingest-images", flow_run_name=name_run)
@@ -36,8 +36,7 @@ def ingest_images(line: str, window_start: date | None = None, window_end: date 
         known = len(listing.images) - len(todo)
         counts = IngestCounts(listing.total, already_recorded=known, unusable=len(listing.strays))
         recipe = decide_bits(systems, quote(todo))
-        for number, shard in enumerate(in_shards(todo, systems.line.scoring.shard_size), start=1):
-            counts += ingest_shard(systems, recipe, quote(shard), f"{line} {number}")
+        counts += ingest_shards(systems, recipe, todo)
     for stray in listing.strays:
         logger.warning("%r %s: %s", stray.key, stray.reason, stray.detail)
     if listing.ignored:

@@ -9,16 +9,16 @@ from prefect.logging import get_run_logger
 from tasks.lines.window import window_of
 from tasks.night.accounting import RunCounts
 from tasks.night.drift import compare_with_usual, recall_drift
-from tasks.night.fetching import in_shards
 from tasks.night.listing import list_window
 from tasks.night.pinned import pin_model
 from tasks.night.run import alone_on, check_night, find_unfinished, scoring_run
-from tasks.night.score import drop_scored, score_shard
+from tasks.night.score import drop_scored
 from tasks.night.shadow import pin_shadow
 from tasks.night.survey import elsewhere
 from tasks.report.publish import find_published, publish_report
 from tasks.steps import name_run, quote
 from tasks.systems import open_systems
+from tasks.workers.shards import score_shards
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ def score_batch(
             return NightResult(published.id, before, published.report_key or "", model.version.version, unseen.total)
         shadow = pin_shadow(systems, model, device)
         with scoring_run(systems, run_id, window, listing, model, before, runtime.flow_run.id or "") as run:
-            for number, shard in enumerate(in_shards(plan.todo, systems.line.scoring.shard_size), start=1):
-                score_shard(systems, model, run, quote(shard), f"{line} {number}", shadow)
+            score_shards(systems, model, run, plan.todo, shadow, device)
             drift = compare_with_usual(systems, model, run_id, window, quote(listing))
             run.report_key = publish_report(systems, model, run.row, quote(listing), unseen, run.counts, drift)
     logger.info("%s, %s: %s, report %s", line, window, run.counts, systems.objects.uri(run.report_key))

@@ -28,9 +28,17 @@ def open_systems(line: str) -> Systems:
         ConfigError: for a wrong setting or line file.
         SchemaError: if the report store's tables are older or newer than the code.
     """
-    set_up_process()
     settings = Settings()
-    config = load_line(line, settings.lines_dir)
+    return systems_of(settings, load_line(line, settings.lines_dir))
+
+
+def systems_of(settings: Settings, config: LineConfig) -> Systems:
+    """Open what the settings name for a line.
+
+    Raises:
+        SchemaError: if the report store's tables are older or newer than the code.
+    """
+    set_up_process()
     store = ReportStore(settings.store_url)
     store.prepare()
     objects = ObjectStore(

@@ -93,6 +93,7 @@ class ScoringConfig(BaseModel):
     shard_size: Annotated[int, Field(ge=1)] = 10_000  # images of one Prefect task
     chunk_size: Annotated[int, Field(ge=1)] = 256  # images scored and committed together
     fetch_threads: Annotated[int, Field(ge=1, le=64)] = 8
+    dask: Annotated[int, Field(ge=1, le=256)] | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")] | None = None
     lookback_days: Annotated[int, Field(ge=0, le=31)] = 1  # earlier days on which the nightly run looks for late images
     days_off: tuple[Weekday, ...] = ()  # days on which no images are expected: a night without any is no alarm
     survey: bool = True  # each night looks through the whole prefix for objects that no run has looked at

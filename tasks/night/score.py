@@ -1,6 +1,6 @@
 """Score a window's images with one pinned model version: fetch and prepare, judge, commit, chunk by chunk."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -77,24 +77,29 @@ def score_shard(
     number: str,
     shadow: ShadowModel | None = None,
 ) -> None:
-    """Fetch, judge and commit images, chunk by chunk; what a kill leaves undone the next run finds.
-
-    While a chunk is judged, the next one is fetched and prepared, and the last one is committed. The run's counts grow
-    with each chunk that is committed. A challenger judges beside, if there is one. SIGTERM lets the chunk that is being
-    judged come to its end.
-    """
-    logger, detector = get_run_logger(), model.detector
-    recipe, gate = detector.config.recipe, detector.config.quality
-    chunks = fetch_chunks(systems.objects, images, systems.line.scoring, recipe, gate)
-    done = 0
-
-    def note(counts: RunCounts) -> None:
-        nonlocal done
+    """Judge images, see `score_chunks`; the run's counts grow with each chunk that is committed."""
+    logger, done = get_run_logger(), 0
+    for counts in score_chunks(systems, model, run.row.id, images, shadow):
         run.counts += counts
         done += counts.accounted
         flagged = run.counts.flagged
         logger.info("shard %s: %d of %d images, %d flagged in this run", number, done, len(images), flagged)
 
+
+def score_chunks(
+    systems: Systems, model: PinnedModel, run_id: str, images: Sequence[ListedImage], shadow: ShadowModel | None = None
+) -> Generator[RunCounts, None, None]:
+    """Fetch, judge and commit images, chunk by chunk; what a kill leaves undone the next run finds.
+
+    While a chunk is judged, the next one is fetched and prepared, and the last one is committed. A challenger judges
+    beside, if there is one. SIGTERM lets the chunk that is being judged come to its end.
+
+    Yields:
+        The counts of each chunk that is committed.
+    """
+    detector = model.detector
+    recipe, gate = detector.config.recipe, detector.config.quality
+    chunks = fetch_chunks(systems.objects, images, systems.line.scoring, recipe, gate)
     with (
         finish_before_stopping() as is_stopping,
         closing(chunks),
@@ -106,14 +111,14 @@ def score_shard(
             judged = _judge(detector, fetched)
             beside = shadow.judge(fetched) if shadow is not None else {}
             if committing is not None:
-                note(committing.result())
-            committing = behind.submit(_commit, systems, model, run.row.id, judged, failed, shadow, beside)
+                yield committing.result()
+            committing = behind.submit(_commit, systems, model, run_id, judged, failed, shadow, beside)
             if count % CHUNKS_BETWEEN_GIVING_BACK == 0:
                 give_back_freed_memory()
             if is_stopping():
                 break
         if committing is not None:
-            note(committing.result())
+            yield committing.result()
     give_back_freed_memory()
 
 

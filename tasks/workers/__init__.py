@@ -1,0 +1,1 @@
+"""Shards of images on other processes and machines: Dask workers, by way of prefect-dask."""
