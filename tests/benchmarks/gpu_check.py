@@ -11,8 +11,9 @@ in fp32 and bf16 against CPU in fp32. Figures: images per second of training and
 arithmetic of G's and E's convolutions that this makes (D's is left out, also in training) as a share of the largest
 matrix product's speed measured here, and the bytes of these convolutions' inputs and outputs as a share of the speed of
 a large copy measured here. Last a night: threads decode and prepare JPEG and PNG images from memory, batches go through
-pinned memory to the device; busy is the share of time in which the device worked, by its own events. It ends with
-status 1 if a check fails.
+pinned memory to the device; busy is the share of time in which the device worked, by its own events. Where what
+`pip install '.[features]'` brings is there, detectors of both inputs are trained on the device, and their verdicts
+compared with the CPU's. It ends with status 1 if a check fails.
 """
 
 import argparse
@@ -374,11 +375,18 @@ def main() -> int:
     ]
     n_images, night_px = (64, 32) if options.quick else (options.images, 64)
     nights = [simulate_night(n_images, night_px, features, batches[night_px], options.threads, "bf16", device)]
-    text = report(device, peak, checks, speeds, nights)
+    text, passed = report(device, peak, checks, speeds, nights), all(check.passed for check in checks)
+    try:
+        from tests.benchmarks.gpu_detectors import detector_section  # noqa: PLC0415 - of packages that may be missing
+    except (ImportError, AttributeError) as error:
+        text += f"\n## Detectors\n\nNot measured: {error}; pip install '.[features]'\n"
+    else:
+        section, same = detector_section(device, quick=options.quick)
+        text, passed = text + section, passed and same
     sys.stdout.write(text)
     if options.out is not None:
         options.out.write_text(text, encoding="utf-8")
-    return 0 if all(check.passed for check in checks) else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
+from ganomaly.config import weights_are_installed
 from ganomaly.networks.ganomaly import GANomaly, Pass
 from ganomaly.networks.layers import NetworkConfig, build
 from ganomaly.scoring.pixel_scores import paper_score
 from tasks.lines.line import LineConfig
-from tests.benchmarks import gpu_check
+from tests.benchmarks import gpu_check, gpu_detectors
 from tests.benchmarks.bench.authors import AuthorsTraining, score
 from tests.benchmarks.bench.contest import AUTHORS, FULL, OURS, ROOT, Contestant, ContestantError, environment
 from tests.benchmarks.bench.data import cell_files, lay_out_day, mixed
@@ -133,6 +134,14 @@ def test_gpu_check_runs_and_says_that_no_gpu_was_measured() -> None:
     assert done.returncode == 0, done.stderr
     assert "No GPU was measured" in done.stdout
     assert done.stdout.count("| ok |") == 6
+    assert "## Detectors\n\nNot measured: " in done.stdout
+
+
+def test_gpu_check_compares_whole_detectors() -> None:
+    """Broken if a GPU's verdicts were never compared with a CPU's, or what differs passes."""
+    table, same = gpu_detectors.detector_section(torch.device("cpu"), quick=True)
+    assert same
+    assert table.count("| 0 of 40 | ok |") == (2 if weights_are_installed() else 1)
 
 
 def test_gpu_check_fails_where_results_differ(monkeypatch: pytest.MonkeyPatch) -> None:

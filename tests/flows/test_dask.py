@@ -162,7 +162,9 @@ def test_an_ingest_on_processes_records_what_one_does(plant: ObjectStore, store:
 
 
 @pytest.mark.fault(
-    "Process", "a Dask worker is killed in the middle of a night", "another one does its images; nothing is lost"
+    area="Process",
+    fault="a Dask worker is killed in the middle of a night",
+    outcome="another one does its images; nothing is lost",
 )
 def test_a_killed_worker_loses_nothing(trained: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its images would have no verdict, or two."""
@@ -186,7 +188,9 @@ def test_a_killed_worker_loses_nothing(trained: ObjectStore, tmp_path: Path, mon
 
 
 @pytest.mark.fault(
-    "Process", "the Dask scheduler is lost in the middle of a night", "the run fails clearly; the next one finishes it"
+    area="Process",
+    fault="the Dask scheduler is lost in the middle of a night",
+    outcome="the run fails clearly; the next one finishes it",
 )
 def test_a_lost_scheduler_fails_the_run_and_the_next_finishes_it(
     trained: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: ReportStore
@@ -318,7 +322,9 @@ def relayed(address: str, to: int) -> Iterator[int]:
         listening.close()
 
 
-@pytest.mark.fault("Process", "a host of Dask workers is cut off in mid-night", "other hosts do its images")
+@pytest.mark.fault(
+    area="Process", fault="a host of Dask workers is cut off in mid-night", outcome="other hosts do its images"
+)
 def test_a_host_that_is_cut_off_loses_nothing(
     trained: ObjectStore, hosts: tuple[str, ...], postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

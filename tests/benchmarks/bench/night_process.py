@@ -24,28 +24,26 @@ STARTED = time.perf_counter()
 def prepare(images: int) -> dict[str, Any]:
     """Train the line's detector on good cells for a short while, save it, register it as champion."""
     import cv2
-    import numpy as np
 
     from ganomaly import Detector
-    from ganomaly.parts.roles import ROLES, plan_roles
+    from ganomaly.images.preparation import fit_recipe
     from tasks.registry.versions import CHAMPION, model_name
     from tasks.systems import open_systems
 
     systems = open_systems(LINE)
-    config = systems.line.detector
+    config, cells = systems.line.detector, list(islice(cell_files(defective=False), images))
+    config = config.model_copy(update={"recipe": fit_recipe(config.recipe, cells)})
     detector = Detector(config, device="cpu", snapshot_id="benchmark")
-    prepared = list(detector.prepare_all(list(islice(cell_files(defective=False), images))))
-    roles = plan_roles(prepared, None, config.calibration, config.training.seed).roles
-    pixels = {role: detector.stack(prepared, roles == role) for role in ROLES}
-    for _ in detector.train(pixels["train"]):
+    prepared = list(detector.prepare_all(cells))
+    for _ in detector.learn(prepared, detector.plan(prepared)):
         pass
-    detector.calibrate(np.concatenate([pixels["train"], pixels["fit"]]), pixels["calibrate"])
     folder = systems.settings.work_dir / "detector"
     detector.save(folder)
     assert detector.calibration is not None
     calibration = detector.calibration.id
     tags = {"snapshot_id": "benchmark", "calibration_id": calibration, "code_version": "benchmark"}
-    example = cv2.imencode(".png", pixels["calibrate"][0])[1].tobytes()
+    assert prepared[0].pixels is not None
+    example = cv2.imencode(".png", prepared[0].pixels)[1].tobytes()
     with systems.registry.training_run(LINE, "benchmark", {"line": LINE}) as run:
         version = run.log_model(folder, example, tags, model_name(LINE))
     systems.registry.set_alias(version, CHAMPION)

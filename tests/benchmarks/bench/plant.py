@@ -129,20 +129,23 @@ class Plant:
 @contextmanager
 def open_plant(plan: Plan, threads: int) -> Iterator[Plant]:
     """Start the servers, write the line's file, train a short model on good cells and register it as champion."""
-    folder = (plan.folder / "plant").resolve()
+    line = f"[recipe]\nsize_px = {plan.night_px}\nwindow = 1.0\n[training]\nepochs = 2\n"
+    with started_plant(plan.folder / "plant", threads, line) as plant:
+        plant.run("prepare", images=TRAINED_ON if plan.seconds >= 1 else 150)
+        plant.score(plant.new_day(FIRST_NIGHT, plan.defective_share))  # the servers warm up as well
+        yield plant
+
+
+@contextmanager
+def started_plant(folder: Path, threads: int, line: str) -> Iterator[Plant]:
+    """Start the servers and write the line's file; there is no model yet."""
+    folder = folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "lines").mkdir(parents=True)
     (folder / "bucket" / BUCKET).mkdir(parents=True)
-    (folder / "lines" / f"{LINE}.toml").write_text(
-        f'name = "{LINE}"\n[recipe]\nsize_px = {plan.night_px}\nwindow = 1.0\n[training]\nepochs = 2\n'
-        "[calibration]\nfalse_reject_rate = 0.05\n",
-        encoding="utf-8",
-    )
+    (folder / "lines" / f"{LINE}.toml").write_text(f'name = "{LINE}"\n{line}', encoding="utf-8")
     with (
         LocalS3(folder / "bucket", log_file=folder / "logs" / "s3.log", listing_delay_s=A_DAY_S) as s3,
         running_prefect_server(folder / "prefect", os.environ) as prefect,
     ):
-        plant = Plant(folder, threads, s3, prefect)
-        plant.run("prepare", images=TRAINED_ON if plan.seconds >= 1 else 150)
-        plant.score(plant.new_day(FIRST_NIGHT, plan.defective_share))  # the servers warm up as well
-        yield plant
+        yield Plant(folder, threads, s3, prefect)
