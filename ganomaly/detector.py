@@ -202,10 +202,10 @@ class Detector:
             ValueError: if the detector is not calibrated, or for a rate outside (0, 1).
         """
         calibration = self._calibrated()
-        promise = CalibrationConfig.model_validate(
-            self.config.calibration.model_dump() | {"false_reject_rate": false_reject_rate}
-        )
-        self.calibration = calibration.with_rate(false_reject_rate)
+        other = calibration.with_rate(false_reject_rate)
+        rates = {"false_reject_rate": false_reject_rate, "sure_rate": other.sure_rate}
+        promise = CalibrationConfig.model_validate(self.config.calibration.model_dump() | rates)
+        self.calibration = other
         self.config = self.config.model_copy(update={"calibration": promise})
 
     def _cross_calibrate(

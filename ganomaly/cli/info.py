@@ -60,6 +60,7 @@ def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
             "false_reject_rate": calibration.false_reject_rate,
             "guaranteed_rate": calibration.guaranteed_rate,
             "sure_rate": calibration.sure_rate,
+            "sure_guaranteed_rate": None if calibration.sure is None else calibration.sure.guaranteed_rate,
             "confidence": calibration.confidence,
             "limit": calibration.limit,
             "id": calibration.id,

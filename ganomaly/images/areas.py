@@ -60,11 +60,21 @@ def _ignored(areas: Areas, height_px: int, width_px: int) -> NDArray[np.bool_]:
                 f"{looked_at_hw.shape[1]} x {looked_at_hw.shape[0]} px",
             )
         ignored_hw |= ~looked_at_hw
-    if ignored_hw.all():
-        raise ImageError("all_ignored", f"nothing of the image of {width_px} x {height_px} px lies where is looked")
+    refuse_nothing(ignored_hw.astype(bool), "image")
     found = ignored_hw.astype(bool)
     found.flags.writeable = False  # it is shared
     return found
+
+
+def refuse_nothing(ignored_hw: NDArray[np.bool_], what: str) -> None:
+    """See that something is left to look at.
+
+    Raises:
+        ImageError: "all_ignored".
+    """
+    if ignored_hw.all():
+        height, width = ignored_hw.shape
+        raise ImageError("all_ignored", f"nothing of the {what} of {width} x {height} px is looked at")
 
 
 def _filled(polygons: tuple[Polygon, ...], height_px: int, width_px: int) -> NDArray[np.uint8]:
@@ -75,7 +85,7 @@ def _filled(polygons: tuple[Polygon, ...], height_px: int, width_px: int) -> NDA
 
 
 def read_mask(mask: str) -> NDArray[np.bool_]:
-    """The pixels (H, W) of a mask image in base64 that are not black.
+    """The pixels (H, W) of a mask image in base64 that are brighter than half of its brightest.
 
     Raises:
         ValueError: if it is no image.
@@ -84,10 +94,10 @@ def read_mask(mask: str) -> NDArray[np.bool_]:
         data = np.frombuffer(base64.b64decode(mask, validate=True), np.uint8)
     except binascii.Error:
         data = np.empty(0, np.uint8)
-    pixels: Any = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    pixels: Any = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH) if data.size else None
     if pixels is None:
         raise ValueError("is no image that can mask: black is not looked at, PNG is best")
-    return np.asarray(pixels > 0)
+    return np.asarray(pixels > pixels.max() / 2)  # JPEG is not quite black beside an edge
 
 
 def as_mask(data: bytes) -> str:

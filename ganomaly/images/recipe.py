@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ganomaly.errors import ImageError, TrainingDataError
 from ganomaly.images.alignment import Reference, into_frame, out_of_frame
-from ganomaly.images.areas import Areas, Polygon, fill, read_mask
+from ganomaly.images.areas import Areas, Polygon, fill, read_mask, refuse_nothing
 from ganomaly.images.formats.common import Pixels
 from ganomaly.images.frame import FEWEST, fit_reference
 from ganomaly.images.quality import MEASURED_SIDE_PX
@@ -28,6 +28,15 @@ SIDE_MULTIPLE = 32
 
 _FEWER_BITS = (10, 12, 14)
 _Mask = NDArray[np.bool_] | None
+
+
+class _LookedAt(NamedTuple):
+    """An image that helps to decide what a recipe leaves open: its size, its region's, the region shrunk, its mask."""
+
+    camera_px: tuple[int, int]
+    sides: tuple[int, ...]
+    region: Pixels
+    ignored_hw: _Mask
 
 
 class Recipe(BaseModel):
@@ -202,28 +211,29 @@ class Recipe(BaseModel):
         Raises:
             TrainingDataError: if parts are to be aligned and there are too few images to learn from.
         """
-        recipe, regions, ignored, brightest = self, list[Pixels](), list[_Mask](), 0
-        sides, sizes = list[tuple[int, ...]](), Counter[tuple[int, int]]()
+        recipe, found, brightest = self, list[_LookedAt](), 0
         for image in images:
             with suppress(ImageError):
                 region, size = self.crop(image), (image.shape[0], image.shape[1])
-                sides.append(region.shape[:2])
-                sizes[size] += 1
-                regions.append(_shrunk(region))
-                ignored.append(self.ignored_at(size, size, regions[-1].shape))
+                shrunk = _shrunk(region)
+                found.append(_LookedAt(size, region.shape[:2], shrunk, self.ignored_at(size, size, shrunk.shape)))
                 brightest = max(brightest, int(image.max()) if image.dtype == np.uint16 else 0)
+        if self.is_partial and self.camera_px is None and found:
+            camera_px, _ = Counter(one.camera_px for one in found).most_common(1)[0]
+            recipe = recipe.model_copy(update={"camera_px": camera_px})
+            found = [one for one in found if one.camera_px == camera_px]  # the others will be unusable
+        sides, regions = [one.sides for one in found], [one.region for one in found]
         if self.bits == "auto" and sides:
             fewest = next((bits for bits in _FEWER_BITS if 0 < brightest < 1 << bits), 16)
             recipe = recipe.model_copy(update={"bits": fewest})
             regions = [recipe.full_range(region) for region in regions]
-        if self.is_partial and self.camera_px is None and sides:
-            recipe = recipe.model_copy(update={"camera_px": sizes.most_common(1)[0][0]})
         if self.keep_aspect and self.input_px is None and sides:
             height, width = np.median(np.array(sides), axis=0)
             recipe = recipe.model_copy(update={"input_px": self._scaled_down(float(height), float(width))})
         if self.align != "none" and self.reference is None:
             any_size = recipe.model_copy(update={"resize": True})
-            placed = [any_size._to_input(region, mask) for region, mask in zip(regions, ignored, strict=True)]
+            masks = [one.ignored_hw for one in found]
+            placed = [any_size._to_input(region, mask) for region, mask in zip(regions, masks, strict=True)]
             reference = fit_reference(placed, self.align)
             if reference is None and self.align != "auto":
                 raise TrainingDataError(
@@ -352,6 +362,7 @@ class Recipe(BaseModel):
         # float from here on: the detail of 16 bits survives until the last step, means of 8 bits are not rounded
         unit = resized(region.astype(np.float32), height, width) / white
         if (filled_hw := _mask_scaled(ignored_hw, height, width)) is not None:
+            refuse_nothing(filled_hw, "network's input")
             fill(unit, filled_hw)
         if self.illumination == "local_contrast":
             steps = 128 + 127 / self.clip * np.clip(self._local_contrast(unit), -self.clip, self.clip)
@@ -450,11 +461,24 @@ def _ignored_at(
     decoded_size: tuple[int, ...],
     size: tuple[int, ...],
 ) -> _Mask:
-    ignored_hw = _mask_scaled(areas.ignored(*full_size), *decoded_size)
+    ignored_hw = areas.ignored(full_size[0], full_size[1])
     if ignored_hw is None:
         return None
-    region = Recipe(roi=roi).crop(ignored_hw.view(np.uint8), (full_size[0], full_size[1]))
-    return _mask_scaled(region.view(bool), *size)
+    decoded_hw = _in_blocks(ignored_hw, *decoded_size)
+    region_hw = Recipe(roi=roi).crop(decoded_hw.view(np.uint8), (full_size[0], full_size[1])).view(bool)
+    refuse_nothing(region_hw, "region of interest")
+    return _mask_scaled(region_hw, *size)
+
+
+def _in_blocks(mask_hw: NDArray[np.bool_], height_px: int, width_px: int) -> NDArray[np.bool_]:
+    """A mask of an image that was decoded at 1/2, 1/4 or 1/8: every pixel whose block holds one of the mask's."""
+    height, width = mask_hw.shape
+    if (height, width) == (height_px, width_px):
+        return mask_hw
+    rows, columns = -(-height // height_px), -(-width // width_px)
+    padded_hw = np.zeros((height_px * rows, width_px * columns), dtype=bool)
+    padded_hw[:height, :width] = mask_hw
+    return np.asarray(padded_hw.reshape(height_px, rows, width_px, columns).any(axis=(1, 3)))
 
 
 def _mask_scaled(mask_hw: _Mask, height_px: int, width_px: int) -> _Mask:

@@ -61,7 +61,7 @@ class Zone(BaseModel):
 
     name: str = ""
     polygon: Polygon
-    limit: float = Field(ge=1)
+    limit: float = Field(ge=1, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

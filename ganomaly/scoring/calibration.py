@@ -184,12 +184,13 @@ class Calibration:
         return cls(values, false_reject_rate, confidence, fold_size, trimmed_share, sure_rate)
 
     def with_rate(self, false_reject_rate: float) -> Self:
-        """The calibration that the same scores give for another rate.
+        """The calibration that the same scores give for another rate; no flag is sure if the rate is that strict.
 
         Raises:
             TrainingDataError: if they are too few for it.
         """
-        rest = (self.confidence, self.fold_size, self.trimmed_share, self.sure_rate)
+        sure_rate = self.sure_rate if self.sure_rate is not None and self.sure_rate < false_reject_rate else None
+        rest = (self.confidence, self.fold_size, self.trimmed_share, sure_rate)
         return type(self).fit(self.scores_n, false_reject_rate, *rest)
 
     @property
@@ -288,7 +289,9 @@ class Calibration:
         if (fault := too_few_images(self.n_images, self.sure_rate, self.confidence)) is not None:
             return f" No flag is sure: {fault}, there are {self.n_images} calibration images."
         assert self.sure is not None
-        return f" Sure are flags with a raw score above {self.sure.limit:.4f}: {self.sure_rate:.2%} of good parts."
+        bound = self.sure.guaranteed_rate
+        said = f" Sure are flags with a raw score above {self.sure.limit:.4f}: {self.sure_rate:.2%} of good parts"
+        return f"{said}." if bound <= self.sure_rate + 1e-9 else f"{said}, guaranteed is at most {bound:.2%}."
 
     @property
     def _promise_of_the_rest(self) -> str:

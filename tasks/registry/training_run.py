@@ -38,6 +38,7 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.double, "p_value", required=False),
             ColSpec(DataType.string, "verdict"),
             ColSpec(DataType.string, "reason", required=False),
+            ColSpec(DataType.boolean, "sure", required=False),
             ColSpec(DataType.string, "heat_map", required=False),
             ColSpec(DataType.string, "regions", required=False),
         ]

@@ -13,7 +13,7 @@ from tasks.night.accounting import RunCounts
 from tasks.store.database import Database, columns, rows_among
 from tasks.store.leases import is_alive
 from tasks.store.rows import FailureRecord, ScoringRun, StoredFailure
-from tasks.store.tables import failure_table, run_table
+from tasks.store.tables import failure_table, image_table, run_table, score_table
 
 _FOUND_DEAD = "found without a sign of life: its process was killed, or was cut off from the report store"
 
@@ -144,9 +144,15 @@ class Runs:
         self._database.write(lambda connection: insert_failures(self._database, connection, run_id, rows))
 
     def failures(self, run_id: str) -> pd.DataFrame:
-        """Columns key, etag, reason, detail; ordered by key."""
-        table = failure_table.c
-        query = sa.select(table.key, table.etag, table.reason, table.detail).where(table.run_id == run_id)
+        """Columns key, etag, reason, detail; ordered by key.
+
+        Without those that the run judged after all: its shard was done again by another worker.
+        """
+        table, image = failure_table.c, image_table.c
+        judged = sa.select(score_table.c.id).join(image_table, image.id == score_table.c.image_id)
+        judged = judged.where(image.key == table.key, image.etag == table.etag, score_table.c.run_id == run_id)
+        query = sa.select(table.key, table.etag, table.reason, table.detail)
+        query = query.where(table.run_id == run_id, ~judged.exists())
         return self._database.frame(query.order_by(table.key, table.etag), {})
 
     def named(self, line: str, objects: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:

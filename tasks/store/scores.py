@@ -42,7 +42,8 @@ class Scores:
         """Record one chunk of a run; all or none.
 
         Images are inserted unless they are known, verdicts unless the run's detector has judged the image before, in
-        any run, and failures unless this run has named them. Gives (key, etag) of the verdicts that this call inserted.
+        any run, and failures unless this run has named them. Gives (key, etag) of those verdicts that are this run's,
+        by this call or by one whose worker died before it could count.
 
         Raises:
             LookupError: there is no such run.
@@ -75,7 +76,7 @@ class Scores:
     def _insert_scores(
         self, connection: sa.Connection, run: ScoringRun, scores: dict[int, ScoreRecord], now: datetime
     ) -> set[int]:
-        """Gives the ids of images whose scores were inserted by the call that started at `now`, at whichever try."""
+        """Gives the ids of images whose scores are this run's."""
         if not scores:
             return set()
         detector = {"model_version": run.model_version, "calibration_id": run.calibration_id}
@@ -84,7 +85,7 @@ class Scores:
         table = score_table.c
         connection.execute(self._database.insert_new(score_table), values)
         query = sa.select(table.image_id).where(*_judged_by(run.model_version, run.calibration_id))
-        mine = query.where(table.run_id == run.id, table.scored_at == now)
+        mine = query.where(table.run_id == run.id)
         return {row.image_id for row in rows_among(connection, mine, table.image_id, scores)}
 
     def _insert_regions(

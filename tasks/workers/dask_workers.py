@@ -40,36 +40,62 @@ class DaskWorkers:
     def run(self, task: Task[..., Any], calls: Sequence[dict[str, Any]]) -> Iterator[Any]:
         """Run a task for each set of parameters, and give each result as it comes.
 
+        Where one fails, the others come to their end first.
+
         Raises:
             WorkersLostError: if the scheduler or all workers are gone; what failed on a worker is raised as it is.
         """
-        from distributed import CancelledError  # noqa: PLC0415 - of the extra `dask`
-        from distributed.comm.core import CommClosedError  # noqa: PLC0415
-
         waiting = [self._runner.submit(task, parameters) for parameters in calls]
+        failed: list[Exception] = []
         seen = time.monotonic()
+        while waiting:
+            done = [future for future in waiting if future.wrapped_future.done()]
+            waiting = [future for future in waiting if future not in done]
+            for future in done:
+                self._gather(future)
+                try:
+                    result = future.result()
+                except Exception as error:
+                    failed.append(error)
+                    continue
+                yield result
+            if not waiting:
+                break
+            seen = time.monotonic() if self._n_workers() else seen
+            if time.monotonic() - seen > NO_WORKER_S:
+                raise WorkersLostError(
+                    f"{self._where} had no worker for {NO_WORKER_S} s: start some, and run the flow again: it does "
+                    "what is left"
+                )
+            time.sleep(POLL_S)
+        if failed:
+            raise failed[0]
+
+    def _gather(self, future: Any) -> None:
+        """Fetch what a task ended with: here only Dask itself fails."""
+        from distributed import KilledWorker  # noqa: PLC0415 - of the extra `dask`
+
         try:
-            while waiting:
-                done = [future for future in waiting if future.wrapped_future.done()]
-                waiting = [future for future in waiting if future not in done]
-                for future in done:
-                    yield future.result()
-                seen = time.monotonic() if self._n_workers() else seen
-                if waiting and time.monotonic() - seen > NO_WORKER_S:
-                    raise WorkersLostError(
-                        f"{self._where} had no worker for {NO_WORKER_S} s: start some, and run the flow again: it does "
-                        "what is left"
-                    )
-                if waiting:
-                    time.sleep(POLL_S)
-        except (CancelledError, CommClosedError, OSError, TimeoutError) as error:
+            future.wrapped_future.result(timeout=NO_WORKER_S)
+        except KilledWorker as error:
             raise WorkersLostError(
-                f"{self._where} does not answer any more ({error!r}): start it, and run the flow again: it does what "
-                "is left"
+                f"{self._where} lost several workers over one shard; look at the last one's log and at the memory of "
+                f"its machine: {error}"
             ) from error
+        except Exception as error:
+            raise self._silent(error) from error
+
+    def _silent(self, error: Exception) -> WorkersLostError:
+        return WorkersLostError(
+            f"{self._where} does not answer any more ({error!r}): start it, and run the flow again: it does what is "
+            "left"
+        )
 
     def _n_workers(self) -> int:
-        return len(self._runner.client.scheduler_info(n_workers=-1)["workers"])
+        try:
+            return len(self._runner.client.scheduler_info(n_workers=-1)["workers"])
+        except Exception as error:
+            raise self._silent(error) from error
 
 
 @contextmanager
@@ -90,7 +116,9 @@ def dask_workers(dask: int | str) -> Iterator[DaskWorkers]:
             f"scoring.dask = {dask!r}: prefect-dask is not installed: pip install 'ganomaly-inspection[dask]'"
         ) from None
     if isinstance(dask, int):
-        cluster = {"n_workers": dask, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+        # Dask would give each thread its share of the memory and kill the process that takes more
+        cluster = {"n_workers": dask, "threads_per_worker": 1, "memory_limit": 0, "host": "127.0.0.1"}
+        cluster |= {"dashboard_address": None}
         runner, where = DaskTaskRunner(cluster_kwargs=cluster), f"the Dask cluster of {dask} processes"
     else:
         runner, where = DaskTaskRunner(address=dask, client_kwargs={"timeout": 10}), f"the Dask scheduler at {dask}"

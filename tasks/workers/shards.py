@@ -6,6 +6,7 @@ what was committed stays, and no image is counted twice.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from functools import lru_cache
 
 from prefect import task
@@ -24,7 +25,7 @@ from tasks.night.score import OpenRun, score_chunks, score_shard
 from tasks.night.shadow import ShadowModel
 from tasks.registry.versions import ModelVersion
 from tasks.settings import Settings
-from tasks.steps import quote
+from tasks.steps import NETWORK_STEP, quote
 from tasks.systems import Systems, systems_of
 from tasks.workers.dask_workers import dask_workers
 
@@ -91,7 +92,7 @@ def ingest_shards(systems: Systems, recipe: Recipe, images: Sequence[ListedImage
     return counts
 
 
-@task(name="score-shard", task_run_name="score {number}", cache_policy=NO_CACHE, persist_result=False)
+@task(name="score-shard", task_run_name="score {number}", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def score_on_worker(
     line: LineConfig,
     bucket: str,
@@ -115,16 +116,24 @@ def score_on_worker(
             f"this worker's report store {systems.store.url} has no run {run_id}: give the worker the INSPECTION_ "
             "variables of the flow"
         ) from None
-    model = _loaded(line.model_dump_json(), version, device)
-    shadow = None if beside is None else ShadowModel(_loaded(line.model_dump_json(), beside[0], device), beside[1])
+    logger, model, shadow = get_run_logger(), _loaded(line.model_dump_json(), version, device), None
+    if beside is not None:
+        try:
+            shadow = ShadowModel(_loaded(line.model_dump_json(), beside[0], device), beside[1])
+        except Exception as error:  # a night never waits for a model that does not judge it
+            logger.warning("no challenger judges beside: %r", error)
     counts = RunCounts()
-    for committed in score_chunks(systems, model, run_id, shard.images, shadow):
-        counts += committed
-        get_run_logger().info("shard %s: %d of %d images", number, counts.accounted, len(shard.images))
+    with closing(score_chunks(systems, model, run_id, shard.images, shadow)) as chunks:
+        for committed in chunks:
+            counts += committed
+            logger.info("shard %s: %d of %d images", number, counts.accounted, len(shard.images))
+            if systems.store.runs.get(run_id).state != "running":
+                logger.warning("shard %s: its run has ended; the rest is the next one's", number)
+                break
     return counts
 
 
-@task(name="ingest-shard", task_run_name="ingest {number}", cache_policy=NO_CACHE, persist_result=False)
+@task(name="ingest-shard", task_run_name="ingest {number}", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def ingest_on_worker(line: LineConfig, bucket: str, recipe: Recipe, shard: Shard, number: str) -> IngestCounts:
     """`ingest_shard` on a worker.
 

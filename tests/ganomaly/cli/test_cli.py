@@ -188,6 +188,7 @@ def test_info_says_what_the_detector_is(model: Path) -> None:
         "false_reject_rate": 0.1,
         "guaranteed_rate": 0.1,
         "sure_rate": None,
+        "sure_guaranteed_rate": None,
         "confidence": None,
         "limit": detector.calibration.limit,
         "id": detector.calibration.id,

@@ -168,3 +168,47 @@ def test_stripes_show_what_is_ignored() -> None:
     assert (drawn[:, 50:] == 128).all()
     assert {int(grey) for grey in np.unique(drawn[:, :50])} == {87, 165}
     assert draw_ignored(picture, None) is picture
+
+
+def test_a_region_of_which_nothing_is_left_is_unusable(image: np.ndarray) -> None:
+    """A detector would be trained on black images and find all parts alike."""
+    for recipe in (Recipe(roi=(0, 0, 40, 100), ignore=(LEFT,)), Recipe(include=(((80.0, 60.0),) * 3,))):
+        with pytest.raises(ImageError) as caught:
+            recipe.apply(image)
+        assert caught.value.reason == "all_ignored"
+
+
+@pytest.mark.parametrize("times", [2, 4, 8])
+def test_ignored_pixels_reach_nothing_whatever_the_size_that_is_decoded(times: int) -> None:
+    """Of an image whose sides are no multiple of 8 an ignored column would come through."""
+    pixels = np.random.default_rng(0).integers(40, 200, (1001, 1501, 3), dtype=np.uint8)
+    recipe = Recipe(**RECIPES["features"], ignore=(((1410.0, 0.0), (1500.0, 0.0), (1500.0, 1000.0), (1410.0, 1000.0)),))
+    changed = pixels.copy()
+    changed[:, 1410:] = 255
+    found = []
+    for one in (pixels, changed):
+        rows, columns = -(-1001 // times), -(-1501 // times)
+        padded = np.pad(one, ((0, rows * times - 1001), (0, columns * times - 1501), (0, 0)), mode="edge")
+        decoded = padded.reshape(rows, times, columns, times, 3).mean((1, 3)).round().astype(np.uint8)
+        found.append(recipe.apply(decoded, (1001, 1501)))
+    np.testing.assert_array_equal(*found)
+
+
+def test_images_of_another_size_decide_nothing(image: np.ndarray) -> None:
+    """The areas would be taken for those of another camera, or a training end in a traceback."""
+    large = cv2.resize(image, (320, 240))
+    mask = as_mask(png(np.full((120, 160), 255, np.uint8)))
+    settings = {"keep_aspect": True, "channels": 3, "align": "auto"}
+    by_mask = Recipe(**settings, mask=mask).fitted_to([large, large, image])
+    assert by_mask.camera_px == (120, 160)
+    by_most = Recipe(**settings, ignore=(LEFT,)).fitted_to([large, image, image])
+    assert (by_most.camera_px, by_most.input_px) == ((120, 160), (128, 160))
+
+
+def test_a_mask_is_read_as_it_is_meant() -> None:
+    """A mask of 16 bits would ignore everything, and one as JPEG look along its edges."""
+    wanted = np.zeros((64, 64), np.uint8)
+    wanted[:30] = 1
+    for kind, pixels in ((".png", wanted), (".png", wanted.astype(np.uint16) * 300), (".jpg", wanted * 255)):
+        ignored = Recipe(mask=as_mask(cv2.imencode(kind, pixels)[1].tobytes())).ignored((64, 64))
+        assert (ignored == (wanted == 0)).all()

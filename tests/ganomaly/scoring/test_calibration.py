@@ -295,6 +295,8 @@ def test_too_few_scores_make_no_flag_sure_and_say_so() -> None:
     crossed = Calibration.fit(np.arange(99), 0.05, fold_size=9, sure_rate=0.01)
     assert crossed.sure is not None
     assert crossed.sure.guaranteed_rate == pytest.approx(9 / 108)
+    assert "1.00% of good parts, guaranteed is at most 8.33%." in crossed.promise
+    assert enough.with_rate(0.01).sure_rate is None  # a limit that strict leaves no stricter one
 
 
 def test_the_second_promise_must_be_stricter() -> None:

@@ -307,8 +307,20 @@ def test_a_detector_judges_an_image_once(store: ReportStore) -> None:
     assert list(store.scores.of_window("cells", DAY, DAY, *DETECTOR)["run_id"]) == [first.id]
     other = start(store, model_version=4)
     assert store.scores.commit(other.id, again, []) == {("a/1", "etag of a/1")}
-    assert store.scores.commit(other.id, again, []) == set()
+    assert store.scores.commit(other.id, again, []) == {("a/1", "etag of a/1")}  # its own, done again
     assert store.scores.judged("cells", DAY, DAY, 4, "cal-1") == {("a/1", "etag of a/1"): "flagged"}
+    assert len(store.scores.of_window("cells", DAY, DAY, 4, "cal-1")) == 1
+
+
+def test_what_a_run_judged_after_all_is_no_failure_of_it(store: ReportStore) -> None:
+    """A report would call an image failed that another worker judged when its shard was done again."""
+    run, other = start(store), start(store, model_version=4)
+    failures = [FailureRecord(key, f"etag of {key}", "fetch_failed", "no answer") for key in ("a/1", "a/2")]
+    for one in (run, other):
+        store.scores.commit(one.id, [], failures)
+    store.scores.commit(run.id, [JudgedImage(image("a/1"), score_of(1.0))], [])
+    assert list(store.runs.failures(run.id)["key"]) == ["a/2"]
+    assert list(store.runs.failures(other.id)["key"]) == ["a/1", "a/2"]
 
 
 @pytest.mark.parametrize(
