@@ -19,12 +19,14 @@ import numpy as np
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
-from ganomaly import Detector
+from ganomaly import Detector, ImageScore
 from ganomaly.images.preparation import read_image
 from ganomaly.images.regions import find_regions
 from ganomaly.scoring.heatmap import draw_overlay
 
 URL_SAFE = str.maketrans("-_", "+/")
+PARAMETERS = {"heat_map": "heat_maps", "regions": "regions"}
+"""The parameter that asks for a column."""
 
 
 class DetectorModel(PythonModel):
@@ -51,28 +53,28 @@ class DetectorModel(PythonModel):
             "reason": [s.reason for s in scores],
             "sure": [s.sure for s in scores],
         }
-        if params and params.get("heat_maps"):
-            columns["heat_map"] = [
-                None if score.verdict == "unusable" else self._overlay(image)
+        wanted = [name for name in ("heat_map", "regions") if params and params.get(PARAMETERS[name])]
+        if wanted:
+            worth = ("flagged", "ok") if "heat_map" in wanted else ("flagged",)
+            looks = [
+                self._look(image, score) if score.verdict in worth else {}
                 for image, score in zip(images, scores, strict=True)
             ]
-        if params and params.get("regions"):
-            columns["regions"] = [
-                json.dumps([asdict(region) for region in find_regions(self._heat(image)[1]).regions])
-                if score.verdict == "flagged"
-                else None
-                for image, score in zip(images, scores, strict=True)
-            ]
+            columns |= {name: [look.get(name) for look in looks] for name in wanted}
         # None, not NaN: the server writes JSON, which knows no NaN
         return pd.DataFrame({name: pd.Series(values, dtype=_dtype(values)) for name, values in columns.items()})
 
-    def _overlay(self, image: bytes | np.ndarray) -> str:
-        """A usable image with its heat map and the outlines of its regions, as a PNG in base64."""
+    def _look(self, image: bytes | np.ndarray, score: ImageScore) -> dict[str, str]:
+        """The heat map of a usable image as a PNG in base64, and the regions of a flagged one as JSON."""
         picture, heat_hw = self._heat(image)
-        overlay = find_regions(heat_hw).draw(
-            draw_overlay(picture, heat_hw, self.detector.config.recipe.ignored(picture.shape))
-        )
-        return base64.b64encode(cv2.imencode(".png", overlay[..., ::-1])[1].tobytes()).decode("ascii")
+        found = find_regions(heat_hw)
+        ignored_hw = self.detector.config.recipe.ignored(picture.shape)
+        overlay = found.draw(draw_overlay(picture, heat_hw, ignored_hw))
+        png = cv2.imencode(".png", overlay[..., ::-1])[1].tobytes()
+        said = {"heat_map": base64.b64encode(png).decode("ascii")}
+        if score.verdict == "flagged":
+            said["regions"] = json.dumps([asdict(region) for region in found.regions])
+        return said
 
     def _heat(self, image: bytes | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pixels of a usable image, and its heat map in them."""

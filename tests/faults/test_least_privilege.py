@@ -63,11 +63,11 @@ for environment, arguments in json.load(sys.stdin):
     if app(arguments, standalone_mode=False):
         sys.exit(1)
 """
-PREFIXES = ("images", "normal", "golden", "reports", "mlflow", "secrets")
+PREFIXES = ("images", "normal", "masks", "golden", "reports", "mlflow", "secrets")
 MAY = {
     "ingest": {"list images", "read images"},
     "scoring": {"list images", "read images", "write reports"},
-    "training": {"read images", "read normal", "list golden", "read golden"},
+    "training": {"read images", "read normal", "read masks", "list golden", "read golden"},
     "promotion": {"read images", "list golden", "read golden"},
     "golden-write": {"read images", "list golden", "read golden", "write golden"},
     "report-reader": {"list reports", "read reports"},
