@@ -34,7 +34,7 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        ("[recipe]\nsize = 64\n", ["recipe.size: there is no such key; allowed here: align, bits, channels, clip, "]),
+        ("[recipe]\nsize = 64\n", ["recipe.size: there is no such key; allowed here: align, bits, camera_px, "]),
         ("[trainig]\n", ["trainig: there is no such key; allowed here: calibration, features, input, "]),
         ("[training]\nepochs = 'many'\n", ["training.epochs = 'many'", "integer"]),
         ("[training]\nepochs = 0\n", ["training.epochs = 0", "greater than or equal to 1"]),
