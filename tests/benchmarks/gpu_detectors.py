@@ -7,6 +7,7 @@ lies at the limit, and normalised scores within `TOLERANCE`.
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,7 +43,10 @@ def detector_section(device: torch.device, *, quick: bool) -> tuple[str, bool]:
 
 def _row(kind: str, device: torch.device, *, quick: bool) -> tuple[str, bool]:
     n_train, n_test = (120, 20) if quick else (300, 200)
-    settings = {"input": kind, "quality": {"min_sharpness": 0}, "training": {"epochs": 1 if quick else 10}}
+    settings: dict[str, Any] = {"input": kind, "quality": {"min_sharpness": 0}}
+    settings["training"] = {"epochs": 1 if quick else 10}
+    if quick and kind == "pixels":
+        settings |= {"recipe": {"size_px": 32}, "network": {"features": 16, "latent_size": 32}}
     grow = 1 if quick else GROWN
     train = _grown(draw(n_train, seed=1), grow)
     test = _grown([*draw(n_test, seed=2), *draw(n_test, seed=3, defect=True)], grow)
