@@ -1,4 +1,4 @@
-"""Which pixels of a camera image are looked at: polygons and a mask image, the same for every image of a line.
+"""The pixels of a camera image that are looked at: polygons and a mask image, the same for every image of a line.
 
 What is ignored is filled before the networks see the image, evenly, with the mean of what is left of it: no pixel there
 can move a score by a bit. A filled area has an outline, which is that of all normal images, too.
@@ -24,7 +24,7 @@ STRIPE_PX = 6
 
 
 class Areas(NamedTuple):
-    """What is looked at: inside one of `include` (everything where there is none), not in `ignore`, white in `mask`.
+    """The area that is looked at: in one of `include` (all where there is none), not in `ignore`, white in `mask`.
 
     Attributes:
         include: polygons.
@@ -60,8 +60,8 @@ def _ignored(areas: Areas, height_px: int, width_px: int) -> NDArray[np.bool_]:
                 f"{looked_at_hw.shape[1]} x {looked_at_hw.shape[0]} px",
             )
         ignored_hw |= ~looked_at_hw
-    refuse_nothing(ignored_hw.astype(bool), "image")
     found = ignored_hw.astype(bool)
+    refuse_nothing(found, "image")
     found.flags.writeable = False  # it is shared
     return found
 

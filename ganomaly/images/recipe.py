@@ -155,7 +155,7 @@ class Recipe(BaseModel):
 
     @property
     def is_partial(self) -> bool:
-        """Whether some of the image is not looked at."""
+        """True where some of the image is not looked at."""
         return any(self.areas)
 
     @property

@@ -66,7 +66,7 @@ class Zone(BaseModel):
 
 @dataclass(frozen=True)
 class RegionRules:
-    """What a line calls a region that counts. No rule moves a verdict.
+    """The rules by which a line's regions count. No rule moves a verdict.
 
     Attributes:
         min_area_px: smaller ones do not count.

@@ -319,7 +319,7 @@ class Calibration:
         return ~(np.asarray(scores, dtype=np.float64) <= self.limit)
 
     def is_sure(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Whether raw scores (m,) are flagged by the second promise, too; none is without one."""
+        """True for raw scores (m,) that the second promise flags, too; for none without one."""
         scores_m = np.asarray(scores, dtype=np.float64)
         return scores_m > self.sure.limit if self.sure is not None else np.zeros(scores_m.shape, dtype=bool)
 

@@ -152,13 +152,13 @@ def test_processes_give_the_rows_of_one(trained: ObjectStore) -> None:
     assert (again.run_id, again.counts.scored) == (spread.run_id, 0)
 
 
-def test_an_ingest_on_processes_records_what_one_does(plant: ObjectStore, store: ReportStore) -> None:
+@pytest.mark.usefixtures("plant")
+def test_an_ingest_on_processes_records_what_one_does(store: ReportStore) -> None:
     """Images would be recorded twice or not at all."""
     line_on(2)
     counts = ingest_images(LINE, LAST_DAY, LAST_DAY)
     assert (counts.listed, counts.recorded, counts.unusable) == (43, 40, 3)
     assert len(store.images.known(LINE, LAST_DAY, LAST_DAY)) == 42
-    assert plant
 
 
 @pytest.mark.fault(
@@ -219,28 +219,27 @@ def test_a_lost_scheduler_fails_the_run_and_the_next_finishes_it(
     assert night.counts.scored + night.counts.already_scored == 40
 
 
-def test_a_scheduler_that_is_not_there_is_named(trained: ObjectStore) -> None:
+@pytest.mark.usefixtures("trained")
+def test_a_scheduler_that_is_not_there_is_named() -> None:
     """The night would hang, or end with a traceback of Dask."""
     address = f"tcp://127.0.0.1:{free_port()}"
     line_on(address)
     with pytest.raises(WorkersLostError, match=f"the Dask scheduler at {address} does not answer"):
         score_batch(LINE, LAST_DAY, LAST_DAY, device="cpu")
-    assert trained
 
 
-def test_a_scheduler_without_workers_is_named(
-    trained: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("trained")
+def test_a_scheduler_without_workers_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The night would wait for a worker that nobody started."""
     monkeypatch.setattr(dask_workers, "FIRST_WORKER_S", 3)
     with scheduler(tmp_path) as (address, _):
         line_on(address)
         with pytest.raises(WorkersLostError, match="has no worker within 3 s"):
             score_batch(LINE, LAST_DAY, LAST_DAY, device="cpu")
-    assert trained
 
 
-def test_a_worker_of_another_plant_is_refused(trained: ObjectStore, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("trained")
+def test_a_worker_of_another_plant_is_refused(tmp_path: Path) -> None:
     """It would judge images of another bucket, or write where nobody looks."""
     with scheduler(tmp_path) as (address, _):
         line_on(address)
@@ -255,7 +254,6 @@ def test_a_worker_of_another_plant_is_refused(trained: ObjectStore, tmp_path: Pa
             pytest.raises(WorkerSettingsError, match="has no run"),
         ):
             score_batch(LINE, LAST_DAY, LAST_DAY, device="cpu")
-    assert trained
 
 
 # --- several hosts --------------------------------------------------------------------------------------------------

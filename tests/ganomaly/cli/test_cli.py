@@ -168,6 +168,28 @@ def test_a_benchmarks_folder_is_learned_from_its_good_images_alone(tmp_path: Pat
     assert "set/train/good: 60 images\n" in result.stdout
 
 
+def test_a_mask_says_where_the_detector_looks(tmp_path: Path, draw_parts: DrawParts) -> None:
+    """The option would do nothing, or a file that is no image end in a traceback."""
+    (tmp_path / "good").mkdir()
+    for i, image in enumerate(draw_parts(60, seed=1)):
+        cv2.imwrite(str(tmp_path / "good" / f"{i}.png"), image)
+    mask = np.full(image.shape[:2], 255, np.uint8)
+    mask[:, :8] = 0
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    (tmp_path / "config.toml").write_text(CONFIG.replace("epochs = 9", "epochs = 1"))
+    fit = ("fit", tmp_path / "good", "--config", tmp_path / "config.toml", "--device", "cpu", "-o", tmp_path / "model")
+    (tmp_path / "broken.png").write_bytes(b"nothing")
+    assert "broken.png: is no image that can mask" in fails_with_one_line(
+        ganomaly(*fit, "--mask", tmp_path / "broken.png")
+    )
+    assert "nowhere.png" in fails_with_one_line(ganomaly(*fit, "--mask", tmp_path / "nowhere.png"))
+    result = ganomaly(*fit, "--mask", tmp_path / "mask.png")
+    assert result.exit_code == 0, result.output
+    assert "the whole image without a mask" in result.stdout
+    recipe = Detector.load(tmp_path / "model", device="cpu").config.recipe
+    assert (recipe.ignored(mask.shape) == (mask == 0)).all()
+
+
 def test_info_says_what_the_detector_is(model: Path) -> None:
     """Nobody could tell two detectors in two folders apart."""
     detector = Detector.load(model, device="cpu")
