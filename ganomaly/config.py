@@ -1,6 +1,7 @@
 """Everything that defines a detector before it sees an image, in one validated object or TOML file."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ganomaly.errors import ConfigError
 from ganomaly.features.backbone import FeaturesConfig, weights_are_installed
+from ganomaly.images.preparation import ImageSource, fit_to_line
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 from ganomaly.networks.layers import NetworkConfig
@@ -60,6 +62,18 @@ class DetectorConfig(BaseModel):
             return {**values, "input": chosen}
         tables = {table: _with_defaults(values.get(table, {}), usual) for table, usual in FEATURES_DEFAULTS.items()}
         return {**values, **tables, "input": chosen}
+
+    def fitted_to(self, images: Sequence[ImageSource]) -> Self:
+        """The configuration with everything decided that it leaves to the line's images, see `fit_to_line`.
+
+        Args:
+            images: of good parts.
+
+        Raises:
+            TrainingDataError: if parts are to be aligned and there are too few images to learn from.
+        """
+        recipe, quality = fit_to_line(self.recipe, self.quality, images)
+        return self.model_copy(update={"recipe": recipe, "quality": quality})
 
     @model_validator(mode="after")
     def _check_input(self) -> Self:

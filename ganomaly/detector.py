@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import DetectorFileError
-from ganomaly.images.preparation import ImageSource, Prepared, fit_recipe, prepare_image, prepare_images
+from ganomaly.images.preparation import ImageSource, Prepared, prepare_image, prepare_images
 from ganomaly.judges.features import FeatureJudge
 from ganomaly.judges.judge import NOT_FITTED, Judge, PreparedImages
 from ganomaly.judges.pixels import PixelJudge
@@ -96,8 +96,7 @@ class Detector:
             TrainingDataError: if the images cannot train or calibrate the detector as asked.
             TrainingDivergedError: if a loss is not finite.
         """
-        config = config or DetectorConfig()
-        config = config.model_copy(update={"recipe": fit_recipe(config.recipe, images)})
+        config = (config or DetectorConfig()).fitted_to(images)
         detector = cls(config, device=device)
         prepared = list(detector.prepare_all(images))
         for _ in detector.learn(prepared, detector.plan(prepared, parts)):

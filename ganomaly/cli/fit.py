@@ -111,12 +111,14 @@ def _fit(
     folder: Path, images: list[Path], parts: list[str] | None, config: "DetectorConfig", device: str, output: Path
 ) -> None:
     from ganomaly import Detector
-    from ganomaly.images.preparation import fit_recipe
     from ganomaly.parts.roles import suspected_parts
 
     root = folder if folder.is_dir() else folder.parent
-    recipe = fit_recipe(config.recipe, [root / path for path in images])
-    config = config.model_copy(update={"recipe": recipe})
+    usual, config = config.quality, config.fitted_to([root / path for path in images])
+    for name, limit in config.quality.model_dump().items():
+        if limit != (instead := getattr(usual, name)):
+            note = f"note: quality.{name} = {limit:g}: these good parts call for it, not for {instead:g}"
+            typer.secho(note, fg="yellow", err=True)
     detector = Detector(config, device=device, snapshot_id=_snapshot_id(root, images))
     with progress() as bar:
         prepared = _prepare(bar, detector, [root / path for path in images])

@@ -20,7 +20,7 @@ from ganomaly.errors import TrainingDataError
 from ganomaly.evaluation.baselines import BASELINES
 from ganomaly.evaluation.datasets import elpv, split, unite_near_duplicates
 from ganomaly.evaluation.metrics import aupimo, image_auroc, map_figures
-from ganomaly.images.preparation import ImageSource, Prepared, fit_recipe, read_image
+from ganomaly.images.preparation import ImageSource, Prepared, read_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
 from ganomaly.parts.roles import parts_from_names
@@ -163,8 +163,7 @@ def run_set(
     """
     started = time.perf_counter()
     training = config.training.model_copy(update={"seed": seed})
-    recipe = fit_recipe(config.recipe, data.train)
-    config = config.model_copy(update={"training": training, "recipe": recipe})
+    config = config.model_copy(update={"training": training}).fitted_to(data.train)
     detector = Detector(config, device=device)
     prepared = list(detector.prepare_all(data.train))
     if part_pattern is not None and not data.names:

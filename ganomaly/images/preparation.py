@@ -1,5 +1,6 @@
 """From a camera image to the network's input: decode, judge its quality, apply the recipe. Bad input never raises."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ganomaly.errors import ImageError
 from ganomaly.images.decoding import decode_image, decode_reduced
+from ganomaly.images.formats.common import Pixels
 from ganomaly.images.quality import QualityFigures, QualityGate
 from ganomaly.images.recipe import Recipe
 
@@ -110,24 +112,37 @@ def _about_bits(reason: str, image: NDArray[np.uint8] | NDArray[np.uint16]) -> s
     return f". Its highest value is {image.max()} of 65535: if the camera fills fewer bits, set recipe.bits"
 
 
-def fit_recipe(recipe: Recipe, sources: Sequence[ImageSource]) -> Recipe:
-    """The recipe with everything decided that it leaves to the line's images; some of them are looked at.
+def fit_to_line(recipe: Recipe, gate: QualityGate, sources: Sequence[ImageSource]) -> tuple[Recipe, QualityGate]:
+    """Recipe and quality gate with everything decided that they leave to the line's images; some are looked at.
 
     Args:
         recipe: of the line; one that leaves nothing open comes back as it is.
+        gate: of the line; see `QualityGate.fitted_to`.
         sources: images of good parts; those that cannot be decoded are passed over. Whatever role they get later:
             where parts are aligned, the frame has seen some of the images that calibrate.
 
     Raises:
         TrainingDataError: if parts are to be aligned and there are too few images to learn from.
     """
-    if not recipe.is_open or not sources:
-        return recipe
+    if not sources:
+        return recipe, gate
     looked_at = np.linspace(0, len(sources) - 1, min(len(sources), LOOKED_AT)).astype(int)
-    return recipe.fitted_to(_readable((sources[at] for at in looked_at), recipe))
+    figures: list[QualityFigures] = []
+    images = _measured(_readable((sources[at] for at in looked_at), recipe), gate, figures)
+    if recipe.is_open:
+        recipe = recipe.fitted_to(images)
+    deque(images, maxlen=0)  # those that the recipe did not ask for
+    return recipe, gate.fitted_to(figures)
 
 
-def _readable(sources: Iterable[ImageSource], recipe: Recipe) -> Iterator[NDArray[np.uint8] | NDArray[np.uint16]]:
+def _measured(images: Iterable[Pixels], gate: QualityGate, figures: list[QualityFigures]) -> Iterator[Pixels]:
+    """The images as they come; what the gate measures of them is added to the figures."""
+    for image in images:
+        figures.append(gate.measure(image))
+        yield image
+
+
+def _readable(sources: Iterable[ImageSource], recipe: Recipe) -> Iterator[Pixels]:
     for source in sources:
         try:
             yield read_image(source, recipe)

@@ -1,8 +1,9 @@
 """Is an image fit to be judged at all? An image that is not gets the verdict "unusable", never "ok"."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ from ganomaly.images.formats.common import Pixels
 
 MEASURED_SIDE_PX = 256
 SATURATED = 0.98
+OF_ITS_KIND = 0.1
+"""Share of a line's good images that fail a limit from which it is the limit that does not suit the line."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,33 @@ class QualityGate(BaseModel):
         if figures.sharpness < self.min_sharpness:
             return Fault("blurred", f"sharpness {figures.sharpness:.3f}, at least {self.min_sharpness:g} needed")
         return None
+
+    def fitted_to(self, figures: Sequence[QualityFigures]) -> Self:
+        """The gate for a line whose good parts are smooth, or stand before white, beyond what the defaults allow.
+
+        A default that more than a tenth of the good images fail moves to half way between the middle one of them and
+        the end of the scale. A limit that somebody stated stays, and so do those of light and contrast: an image
+        without them shows nothing on any line.
+
+        Args:
+            figures: of images of good parts.
+        """
+        limits: dict[str, float] = {}
+        sharpness_n = np.array([one.sharpness for one in figures])
+        if self._is_open("min_sharpness") and _many(sharpness_n < self.min_sharpness):
+            limits["min_sharpness"] = min(self.min_sharpness, round(float(np.median(sharpness_n)) / 2, 4))
+        saturated_n = np.array([one.saturated_fraction for one in figures])
+        if self._is_open("max_saturated_fraction") and _many(saturated_n > self.max_saturated_fraction):
+            middle = round((1 + float(np.median(saturated_n))) / 2, 4)
+            limits["max_saturated_fraction"] = max(self.max_saturated_fraction, middle)
+        return self.model_copy(update=limits)
+
+    def _is_open(self, limit: str) -> bool:
+        return limit not in self.model_fields_set
+
+
+def _many(failed_n: NDArray[np.bool_]) -> bool:
+    return failed_n.size > 0 and float(failed_n.mean()) > OF_ITS_KIND
 
 
 def _small(image: Pixels) -> Pixels:

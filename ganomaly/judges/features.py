@@ -295,9 +295,7 @@ class FeatureJudge:
         if isinstance(self._engine, CompiledEngine):
             return self._engine.graph
         if self.config.recipe.input_px is None:
-            raise ValueError(
-                "recipe.input_px is open: let `Detector.fit` decide it, or `ganomaly.images.preparation.fit_recipe`"
-            )
+            raise ValueError("recipe.input_px is open: let `Detector.fit` decide it, or `DetectorConfig.fitted_to`")
         return export(self.backbone.network, *self.config.recipe.input_px)
 
     def _new_engine(self, graph: bytes | None = None) -> Engine:

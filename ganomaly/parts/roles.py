@@ -161,7 +161,7 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
     spare &= roles == "calibrate"
     surplus &= roles != "calibrate"
     roles = np.where(spare | surplus, "", roles)
-    _check_counts(Counter(roles.tolist()), len(set(united.tolist())), n_stated, config)
+    _check_counts(Counter(roles.tolist()), len(set(united.tolist())), n_stated, config, _unusable(prepared))
     return Plan(
         roles=_spread(roles, usable),
         parts=_spread(united, usable),
@@ -372,20 +372,27 @@ def _check_usable(prepared: Sequence[Prepared]) -> None:
         raise TrainingDataError(f"no images to train on: none of {len(prepared)} can be judged ({listed})")
 
 
-def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: CalibrationConfig) -> None:
+def _unusable(prepared: Sequence[Prepared]) -> str:
+    """How many images cannot be judged, and why, for the middle of a sentence."""
+    reasons = Counter(image.reason for image in prepared if not image.usable)
+    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return f", {reasons.total()} more are unusable: {listed}" if reasons else ""
+
+
+def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: CalibrationConfig, unusable: str) -> None:
     usable = counts.total()
     fault = too_few_images(counts["calibrate"], config.false_reject_rate, config.confidence)
     if fault is not None:
         needed = required_calibration_images(config.false_reject_rate, config.confidence)
         raise TrainingDataError(
-            f"too few parts to calibrate: {counts['calibrate']} of {n_parts} parts ({usable} usable images) are held "
-            f"out for calibration, but {fault}, each of another part; {_more_parts(needed, config)}"
+            f"too few parts to calibrate: {counts['calibrate']} of {n_parts} parts ({usable} usable images{unusable}) "
+            f"are held out for calibration, but {fault}, each of another part; {_more_parts(needed, config)}"
             f"{_way_out(n_parts, n_stated)}"
         )
     if counts["train"] < 2:
         raise TrainingDataError(
-            f"too few images to train: {counts['train']} of {usable} usable ones are left for the networks; add images "
-            f"of good parts or lower calibration.calibrate_fraction and calibration.statistics_fraction"
+            f"too few images to train: {counts['train']} of {usable} usable ones{unusable} are left for the networks; "
+            f"add images of good parts or lower calibration.calibrate_fraction and calibration.statistics_fraction"
             f"{_way_out(n_parts, n_stated)}"
         )
 

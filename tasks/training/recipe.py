@@ -7,7 +7,7 @@ from prefect.logging import get_run_logger
 
 from ganomaly import DetectorConfig, TrainingDataError
 from ganomaly.images.areas import as_mask
-from ganomaly.images.preparation import LOOKED_AT, fit_recipe
+from ganomaly.images.preparation import LOOKED_AT
 from tasks.bucket.failures import ObjectChangedError, ObjectMissingError
 from tasks.steps import NETWORK_STEP
 from tasks.systems import Systems
@@ -32,9 +32,9 @@ def decide_recipe(systems: Systems, config: DetectorConfig, chosen: NormalImages
             found.append(systems.objects.get_listed(image.key, image.etag))
         except (ObjectMissingError, ObjectChangedError):  # the snapshot will say so
             continue
-    recipe = fit_recipe(config.recipe, found)
-    get_run_logger().info("recipe: %s", recipe.summary)
-    return config.model_copy(update={"recipe": recipe})
+    config = config.fitted_to(found)
+    get_run_logger().info("recipe: %s", config.recipe.summary)
+    return config
 
 
 def _with_mask(systems: Systems, config: DetectorConfig) -> DetectorConfig:

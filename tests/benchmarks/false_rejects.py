@@ -19,7 +19,7 @@ import typer
 from ganomaly import Detector, DetectorConfig
 from ganomaly.evaluation.datasets import elpv
 from ganomaly.evaluation.folders import SUFFIXES
-from ganomaly.images.preparation import ImageSource, fit_recipe
+from ganomaly.images.preparation import ImageSource
 from ganomaly.judges.features import BATCH, FeatureJudge
 from ganomaly.parts.roles import FOLDS, parts_from_names
 from ganomaly.scoring.calibration import Calibration
@@ -56,7 +56,7 @@ def main(
         config = DetectorConfig.model_validate(
             {"input": "features", "recipe": {"resolution": resolution, "align": "none"}}
         )
-        config = config.model_copy(update={"recipe": fit_recipe(config.recipe, sources)})
+        config = config.fitted_to(sources)
         detector = Detector(config, device="cpu")
         assert isinstance(detector.judge, FeatureJudge)
         prepared = list(detector.prepare_all(sources))

@@ -18,7 +18,6 @@ import typer
 
 from ganomaly import Detector, DetectorConfig
 from ganomaly.evaluation.machine import describe_machine
-from ganomaly.images.preparation import fit_recipe
 
 AT_ONCE = 64
 
@@ -51,7 +50,7 @@ def main(
         before = peak_mb()
         started = time.perf_counter()
         config = DetectorConfig(input="features")
-        config = config.model_copy(update={"recipe": fit_recipe(config.recipe, paths)})
+        config = config.fitted_to(paths)
         detector = Detector(config, device="cpu")
         prepared = list(detector.prepare_all(paths))
         for _ in detector.learn(prepared, detector.plan(prepared)):

@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 
 from ganomaly import Detector, DetectorConfig, TrainingDataError
 from ganomaly.features.backbone import PACKAGE
-from ganomaly.images.preparation import fit_recipe
 from ganomaly.judges import features
 from ganomaly.judges.features import BATCH, FeatureJudge
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
@@ -238,7 +237,7 @@ def test_unlabelled_defects_are_trimmed(n_good: int, tmp_path: Path) -> None:
     settings = CONFIG.model_dump(exclude_unset=True)
     settings["calibration"] = {"false_reject_rate": 0.1, "trim": 0.12}
     config = DetectorConfig.model_validate(settings)
-    detector = Detector(config.model_copy(update={"recipe": fit_recipe(config.recipe, images)}), device="cpu")
+    detector = Detector(config.fitted_to(images), device="cpu")
     prepared = list(detector.prepare_all(images))
     plan = detector.plan(prepared, [f"p{n}" for n in range(len(images))])
     assert set(range(n_good, len(images))) <= set(plan.suspects)

@@ -26,13 +26,12 @@ def prepare(images: int) -> dict[str, Any]:
     import cv2
 
     from ganomaly import Detector
-    from ganomaly.images.preparation import fit_recipe
     from tasks.registry.versions import CHAMPION, model_name
     from tasks.systems import open_systems
 
     systems = open_systems(LINE)
     config, cells = systems.line.detector, list(islice(cell_files(defective=False), images))
-    config = config.model_copy(update={"recipe": fit_recipe(config.recipe, cells)})
+    config = config.fitted_to(cells)
     detector = Detector(config, device="cpu", snapshot_id="benchmark")
     prepared = list(detector.prepare_all(cells))
     for _ in detector.learn(prepared, detector.plan(prepared)):

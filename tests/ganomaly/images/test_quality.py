@@ -1,6 +1,7 @@
 """The quality gate: real production images pass, what nobody could judge does not."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -159,3 +160,39 @@ def test_settings_out_of_range_are_named(setting: str, value: float) -> None:
         QualityGate(**{setting: value})
     with pytest.raises(ValidationError, match="min_sharpnes"):
         QualityGate(min_sharpnes=1)
+
+
+def figures_with(**changed: float) -> QualityFigures:
+    """Figures of a usual image, but for some."""
+    return replace(QualityFigures(400, 400, 0.5, 0.2, 0.0, 0.3), **changed)
+
+
+def test_a_line_of_smooth_parts_is_not_called_blurred() -> None:
+    """Every good image of a polished part would be unusable: the limit was found on solar cells."""
+    smooth = [figures_with(sharpness=0.08 + 0.0005 * n) for n in range(60)]
+    gate = GATE.fitted_to(smooth)
+    assert gate.min_sharpness == pytest.approx(0.0474, abs=0.001)
+    assert [gate.judge(one) for one in smooth] == [None] * 60
+    blurred = gate.judge(figures_with(sharpness=0.04))
+    assert blurred is not None
+    assert blurred.reason == "blurred"
+
+
+def test_a_line_before_a_white_screen_is_not_called_overexposed() -> None:
+    """Small parts on a light table would all be unusable; a frame that is white all over still is."""
+    gate = GATE.fitted_to([figures_with(saturated_fraction=0.9)] * 20)
+    assert gate.judge(figures_with(saturated_fraction=0.92)) is None
+    white = gate.judge(figures_with(saturated_fraction=1.0))
+    assert white is not None
+    assert white.reason == "overexposed"
+
+
+def test_limits_stay_where_most_good_images_pass_and_where_somebody_stated_them() -> None:
+    """A few blurred images among good ones would open the gate for all that come, and a setting would do nothing."""
+    few = [figures_with()] * 19 + [figures_with(sharpness=0.01)]
+    assert GATE.fitted_to(few) == GATE
+    assert GATE.fitted_to([]) == GATE
+    dark = [figures_with(brightness=0.01, contrast=0.001)] * 20
+    assert GATE.fitted_to(dark) == GATE
+    stated = QualityGate(min_sharpness=0.102)
+    assert stated.fitted_to([figures_with(sharpness=0.05)] * 20) == stated
