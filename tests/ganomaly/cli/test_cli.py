@@ -339,7 +339,7 @@ def test_errors_of_fit_are_one_line(workshop: tuple[Path, Result], tmp_path: Pat
     assert "bad.toml: training.epochs = 0: " in error
     (tmp_path / "strict.toml").write_text(CONFIG.replace("0.1", "0.01"))
     error = fails_with_one_line(ganomaly("fit", folder / "good", "--config", tmp_path / "strict.toml", *output))
-    assert "30 of 150 parts (150 usable images)" in error
+    assert "30 of 150 parts (150 usable images, 6 more are unusable: 6 empty)" in error
     assert "at least 99" in error
     assert "cdua" in fails_with_one_line(ganomaly("fit", folder / "good", *output, "--device", "cdua"))
     assert not (tmp_path / "model").exists()
