@@ -20,6 +20,7 @@ import torch
 
 from ganomaly import Detector
 from ganomaly.images.preparation import prepare_image, read_image
+from ganomaly.images.regions import RegionRules
 from tasks.bucket.bucket import ObjectStore
 from tasks.night.overlays import overlay_and_regions
 from tasks.settings import Settings
@@ -132,7 +133,7 @@ def prepare_photos(folder: str, n_images: int, reduced: bool) -> dict[str, float
 
 
 def score(folder: str, n_images: int, defective_share: float) -> dict[str, float]:
-    """Prepared images to verdicts, both heads, with the heat maps of those that are flagged."""
+    """Prepared images to verdicts, with the heat maps of those that are flagged."""
     images = pixels(folder, n_images, defective_share)
     detector(folder).score_and_map(images[:CHUNK])
     return measured(
@@ -149,7 +150,8 @@ def overlay(folder: str, n_images: int, defective_share: float, flagged: int) ->
     def draw() -> None:
         for number, (file, heat) in enumerate(zip(files, heats, strict=True)):
             key = f"reports/{LINE}/stages/{number}.jpg"
-            objects.put_one_of_many(key, overlay_and_regions(made, file, heat), "image/jpeg")
+            picture, _ = overlay_and_regions(made, file, heat, RegionRules())
+            objects.put_one_of_many(key, picture, "image/jpeg")
 
     return measured(len(files), draw)
 

@@ -45,7 +45,7 @@ def scoring(plan: Plan, cast: Mapping[str, Contestant], say: Say) -> Iterator[Ro
 
 def latency(plan: Plan, cast: Mapping[str, Contestant], say: Say) -> Iterator[Row]:
     """Milliseconds from one prepared image to its score, and from the bytes of a file to the verdict."""
-    size_px, times = plan.night_px, 3 if plan.seconds < 1 else LATENCY_TIMES
+    size_px, times = plan.latency_px, 3 if plan.seconds < 1 else LATENCY_TIMES
     say(f"latency of one image at {size_px} px")
     path = str(prepared_file(plan.folder / "data", size_px, PREPARED))
     file = str(cell_files(defective=False)[0])

@@ -30,12 +30,14 @@ from tests.faults.postgres_cluster import Cluster, server_programs
 Say = Callable[[str], None]
 
 SERVER_STAGE = "S3 server"
+JUDGING_STAGE = "features + scores"
 OVERLAY_STAGE = "overlay + PUT of a flagged image"
 OVERLAYS = 32
 PHOTOS = 16
-AT_ONCE = ("S3 GET", "SHA-256", "decode", "decode + gate + recipe", "networks + both heads", OVERLAY_STAGE)
+AT_ONCE = ("S3 GET", "SHA-256", "decode", "decode + gate + recipe", JUDGING_STAGE, OVERLAY_STAGE)
 """Stages that several processes can carry out at once."""
 END_TO_END = "end to end, S3 to report store"
+FROM_FILES = "from files, anomalib's engine"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, Stages, 
         "decode + gate + recipe": ("prepare", {"folder": folder, **images}),
         "the same, JPEG of 2,000 px, all pixels": ("prepare_photos", {**photos, "reduced": False}),
         "the same, JPEG of 2,000 px, reduced": ("prepare_photos", {**photos, "reduced": True}),
-        "networks + both heads": ("score", {"folder": folder, **images}),
+        JUDGING_STAGE: ("score", {"folder": folder, **images}),
         OVERLAY_STAGE: ("overlay", {"folder": folder, **images, "flagged": min(OVERLAYS, n)}),
         "report store, SQLite": ("store", {"url": f"sqlite:///{plant.folder}/stage.db", "n_images": n}),
     }
@@ -106,8 +108,8 @@ def measure_stages(plan: Plan, plant: Plant, say: Say) -> tuple[Stages, Stages, 
     for workload, found in (("stages, each alone", alone), ("stages, each on all cores at once", at_once)):
         medians = {name: statistics.median(answer["cpu_ms"] for answer in answers) for name, answers in found.items()}
         for name, answers in found.items():
-            speeds, px = [answer["images_per_s"] for answer in answers], plan.night_px if _has_size(name) else None
-            rows.append(row_of(workload, name, "images/s", speeds, threads=1, cpu_ms=medians[name], size_px=px))
+            speeds = [answer["images_per_s"] for answer in answers]
+            rows.append(row_of(workload, name, "images/s", speeds, threads=1, cpu_ms=medians[name]))
         costs.append(medians)
     served = sum(statistics.mean(server[name]) for name in ("list", "S3 GET"))
     return *(Stages(_of_an_image(c, served), c[OVERLAY_STAGE]) for c in (costs[0], costs[0] | costs[1])), rows
@@ -117,10 +119,6 @@ def _together(answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What processes did that carried out a job at once: their speeds add up, an image's cost is the mean."""
     speed = sum(answer["images_per_s"] for answer in answers)
     return {"images_per_s": speed, "cpu_ms": statistics.mean(answer["cpu_ms"] for answer in answers)}
-
-
-def _has_size(name: str) -> bool:
-    return any(word in name for word in ("recipe", "JPEG", "heads", "overlay"))
 
 
 def _of_an_image(medians: Mapping[str, float], server: float) -> dict[str, float]:
@@ -134,7 +132,7 @@ def _of_an_image(medians: Mapping[str, float], server: float) -> dict[str, float
         "SHA-256": medians["SHA-256"],
         "decode": decode,
         "gate + recipe": whole - decode,
-        "networks + both heads": medians["networks + both heads"],
+        JUDGING_STAGE: medians[JUDGING_STAGE],
         "report store": medians["report store, SQLite"],
     }
 
@@ -174,9 +172,7 @@ def whole_night(plan: Plan, plant: Plant, alone: Stages, at_once: Stages, say: S
 
 def _night_row(workload: str, who: str, speed: float, plan: Plan, night: Night, note: str) -> Row:
     cpu_ms = 1000 * sum(used.total_cpu_s for used in (night.own, night.s3, night.prefect)) / night.images
-    return row_of(
-        workload, who, "images/s", [speed], size_px=plan.night_px, threads=max(plan.threads), cpu_ms=cpu_ms, note=note
-    )
+    return row_of(workload, who, "images/s", [speed], threads=max(plan.threads), cpu_ms=cpu_ms, note=note)
 
 
 def _costs(plan: Plan, night: Night) -> Iterator[Row]:
@@ -203,39 +199,33 @@ def orchestration(night: Night) -> Iterator[Row]:
 
 
 def anomalib_engine(plan: Plan, cast: Mapping[str, Contestant], ours_per_s: float | None, say: Say) -> Iterator[Row]:
-    """Anomalib's own way from image files on the local disk to scores, at the same input size, and its training."""
+    """PatchCore of anomalib from image files on the local disk to scores, beside our night of the same images."""
     if ANOMALIB not in cast:
         return
     theirs = cast[ANOMALIB]
-    folder = str(folder_of_files(plan.folder.resolve() / "files", plan.engine_images, plan.defective_share))
-    jobs = {
-        "anomalib Engine.predict": ("predict", {"folder": folder, "size_px": plan.night_px, "visualise": True}),
-        "anomalib Engine.predict, no pictures": (
-            "predict",
-            {"folder": folder, "size_px": plan.night_px, "visualise": False},
-        ),
-        "anomalib Engine.fit": ("fit", {"folder": folder, "size_px": plan.night_px, "threads": theirs.threads}),
-    }
-    for name, (job, arguments) in jobs.items():
+    files = plan.folder.resolve() / "files"
+    folder = str(folder_of_files(files / "judged", plan.engine_images, plan.defective_share))
+    learned = str(folder_of_files(files / "learned", plan.engine_trained, 0.0))
+    for visualise, name in ((True, "anomalib PatchCore, predict"), (False, "the same, no pictures")):
         say(name)
+        job = {"folder": folder, "learned": learned, "visualise": visualise, "threads": theirs.threads}
         try:
-            answer = theirs.do(job, **arguments)
+            answer = theirs.do("predict", **job)
         except ContestantError as error:
-            yield row_of("from files, anomalib's engine", name, "images/s", [float("nan")], note=str(error))
+            yield row_of(FROM_FILES, name, "images/s", [float("nan")], note=str(error))
             continue
         speed = answer["images_per_s"]
-        ratios = [ours_per_s / speed] if ours_per_s is not None and job == "predict" else []
+        note = f"{answer['images']:.0f} images, memory of {plan.engine_trained} images, without the trainer's start"
         yield row_of(
-            "from files, anomalib's engine",
+            FROM_FILES,
             name,
             "images/s",
             [speed],
-            size_px=plan.night_px,
+            size_px=int(answer["size_px"]),
             threads=theirs.threads,
-            cpu_ms=answer.get("cpu_ms"),
-            ratios=ratios,
-            note=f"{answer['images']:.0f} images, without the trainer's start"
-            + ("; compared with our night end to end" if ratios else ""),
+            cpu_ms=answer["cpu_ms"],
+            ratios=[] if ours_per_s is None else [ours_per_s / speed],
+            note=note + ("" if ours_per_s is None else "; ours: from the bucket to the report"),
         )
 
 

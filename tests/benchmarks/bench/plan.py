@@ -27,11 +27,12 @@ class Plan:
         rounds: how often each contestant is measured.
         seconds: at least, of one measurement.
         images: of the night.
-        night_px: side of the network's input in the night and for anomalib's engine.
+        latency_px: side of the network's input where single images are timed.
         accuracy_px: sides of the network's input where AUROC is compared.
         accuracy_epochs: of each contestant's training there.
         seeds: so many, from 0 on; each trains all contestants once there.
         engine_images: that anomalib's engine predicts.
+        engine_trained: good images that it learns from; more make its memory larger and its prediction slower.
         stage_images: that each stage is measured with.
         growth: images of each night that shows how cost grows.
         growth_px: side of those images; 0 takes them as the camera made them.
@@ -46,13 +47,14 @@ class Plan:
     threads: tuple[int, ...] = (1,)
     rounds: int = 5
     seconds: float = 2.0
-    images: int = 20_000
-    night_px: int = 64
+    images: int = 5_000
+    latency_px: int = 64
     accuracy_px: tuple[int, ...] = (32,)
     accuracy_epochs: int = 20
     seeds: int = 3
-    engine_images: int = 600
-    stage_images: int = 1024
+    engine_images: int = 300
+    engine_trained: int = 40
+    stage_images: int = 256
     growth: tuple[int, ...] = ()
     growth_px: int = 0
     keys: int = 1_000_000

@@ -128,9 +128,8 @@ class Plant:
 
 @contextmanager
 def open_plant(plan: Plan, threads: int) -> Iterator[Plant]:
-    """Start the servers, write the line's file, train a short model on good cells and register it as champion."""
-    line = f"[recipe]\nsize_px = {plan.night_px}\nwindow = 1.0\n[training]\nepochs = 2\n"
-    with started_plant(plan.folder / "plant", threads, line) as plant:
+    """Start the servers, write a line's file with the defaults, train on good cells and register the champion."""
+    with started_plant(plan.folder / "plant", threads, "") as plant:
         plant.run("prepare", images=TRAINED_ON if plan.seconds >= 1 else 150)
         plant.score(plant.new_day(FIRST_NIGHT, plan.defective_share))  # the servers warm up as well
         yield plant
