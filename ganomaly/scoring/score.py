@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
 
-WORST_PLACES = 4
-"""Places of a map whose mean is the score of the image: a number, not a share. The smallest defect that a map shows is
-seen by the few places around it, however many others there are."""
+WORST_SHARE = 0.02
+"""Of a map's places, those that stand for a defect of some size; the worst place alone stands for the smallest."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,14 @@ class Score(Protocol):
 
 
 def worst_places(map_bhw: Tensor) -> Tensor:
-    """The mean of the worst four of a map's places, (B,)."""
-    return map_bhw.flatten(1).topk(WORST_PLACES, dim=1).values.mean(1)
+    """Half the worst of a map's places and half the mean of the worst 2 %, (B,).
+
+    The mean alone dilutes a defect that few places see, the worst place alone hears any noise.
+    """
+    flat_bl = map_bhw.flatten(1)
+    n_worst = max(1, round(WORST_SHARE * int(flat_bl.shape[1])))
+    worst_bn = flat_bl.topk(n_worst, dim=1).values
+    return (worst_bn[:, 0] + worst_bn.mean(1)) / 2
 
 
 def as_maps(x_blk: Tensor, grid: tuple[int, int]) -> Tensor:
