@@ -115,10 +115,8 @@ def _fit(
 
     root = folder if folder.is_dir() else folder.parent
     usual, config = config.quality, config.fitted_to([root / path for path in images])
-    for name, limit in config.quality.model_dump().items():
-        if limit != (instead := getattr(usual, name)):
-            note = f"note: quality.{name} = {limit:g}: these good parts call for it, not for {instead:g}"
-            typer.secho(note, fg="yellow", err=True)
+    for moved in config.quality.moved_from(usual):
+        typer.secho(f"note: {moved}", fg="yellow", err=True)
     detector = Detector(config, device=device, snapshot_id=_snapshot_id(root, images))
     with progress() as bar:
         prepared = _prepare(bar, detector, [root / path for path in images])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ganomaly.errors import ImageError
 from ganomaly.images.decoding import decode_image, decode_reduced
 from ganomaly.images.formats.common import Pixels
-from ganomaly.images.quality import QualityFigures, QualityGate
+from ganomaly.images.quality import QualityFigures, QualityGate, small_copy
 from ganomaly.images.recipe import Recipe
 
 ImageSource = bytes | Path | str | NDArray[np.uint8] | NDArray[np.uint16]
@@ -127,18 +127,19 @@ def fit_to_line(recipe: Recipe, gate: QualityGate, sources: Sequence[ImageSource
     if not sources:
         return recipe, gate
     looked_at = np.linspace(0, len(sources) - 1, min(len(sources), LOOKED_AT)).astype(int)
-    figures: list[QualityFigures] = []
-    images = _measured(_readable((sources[at] for at in looked_at), recipe), gate, figures)
+    copies: list[tuple[Pixels, tuple[int, int]]] = []
+    images = _copied(_readable((sources[at] for at in looked_at), recipe), copies)
     if recipe.is_open:
         recipe = recipe.fitted_to(images)
     deque(images, maxlen=0)  # those that the recipe did not ask for
-    return recipe, gate.fitted_to(figures)
+    # only now it is known how many bits the camera fills
+    return recipe, gate.fitted_to([gate.measure(recipe.full_range(copy), size) for copy, size in copies])
 
 
-def _measured(images: Iterable[Pixels], gate: QualityGate, figures: list[QualityFigures]) -> Iterator[Pixels]:
-    """The images as they come; what the gate measures of them is added to the figures."""
+def _copied(images: Iterable[Pixels], copies: list[tuple[Pixels, tuple[int, int]]]) -> Iterator[Pixels]:
+    """The images as they come; small copies and sizes (H, W) are kept."""
     for image in images:
-        figures.append(gate.measure(image))
+        copies.append((small_copy(image), (image.shape[0], image.shape[1])))
         yield image
 
 

@@ -14,7 +14,8 @@ from ganomaly.images.formats.common import Pixels
 
 MEASURED_SIDE_PX = 256
 SATURATED = 0.98
-OF_ITS_KIND = 0.1
+_OF_THE_PART = (None, "overexposed", "blurred")
+OF_ITS_KIND = 0.25
 """Share of a line's good images that fail a limit from which it is the limit that does not suit the line."""
 
 
@@ -97,7 +98,7 @@ class QualityGate(BaseModel):
         height_px, width_px = full_size or image.shape[:2]
         if image.size == 0:
             return QualityFigures(width_px, height_px, 0.0, 0.0, 0.0, 0.0)
-        small = _small(image)
+        small = small_copy(image)
         grey = small if small.ndim == 2 else cast("Pixels", cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         red, blue = _colour(small)
         white = np.iinfo(image.dtype).max
@@ -141,32 +142,44 @@ class QualityGate(BaseModel):
     def fitted_to(self, figures: Sequence[QualityFigures]) -> Self:
         """The gate for a line whose good parts are smooth, or stand before white, beyond what the defaults allow.
 
-        A default that more than a tenth of the good images fail moves to half way between the middle one of them and
+        A default that more than a quarter of the good images fail moves to half way between the middle one of them and
         the end of the scale. A limit that somebody stated stays, and so do those of light and contrast: an image
-        without them shows nothing on any line.
+        without them shows nothing on any line, and says nothing of the other limits.
 
         Args:
             figures: of images of good parts.
         """
-        limits: dict[str, float] = {}
-        sharpness_n = np.array([one.sharpness for one in figures])
-        if self._is_open("min_sharpness") and _many(sharpness_n < self.min_sharpness):
-            limits["min_sharpness"] = min(self.min_sharpness, round(float(np.median(sharpness_n)) / 2, 4))
-        saturated_n = np.array([one.saturated_fraction for one in figures])
-        if self._is_open("max_saturated_fraction") and _many(saturated_n > self.max_saturated_fraction):
+        gate = self
+        saturated_n = np.array([one.saturated_fraction for one in figures if self._fault_of(one) in _OF_THE_PART])
+        if "max_saturated_fraction" not in self.model_fields_set and _many(saturated_n > gate.max_saturated_fraction):
             middle = round((1 + float(np.median(saturated_n))) / 2, 4)
-            limits["max_saturated_fraction"] = max(self.max_saturated_fraction, middle)
-        return self.model_copy(update=limits)
+            gate = gate.model_copy(update={"max_saturated_fraction": max(gate.max_saturated_fraction, middle)})
+        sharpness_n = np.array([one.sharpness for one in figures if gate._fault_of(one) in (None, "blurred")])
+        if "min_sharpness" not in self.model_fields_set and _many(sharpness_n < gate.min_sharpness):
+            middle = round(float(np.median(sharpness_n)) / 2, 4)
+            gate = gate.model_copy(update={"min_sharpness": min(gate.min_sharpness, middle)})
+        return gate
 
-    def _is_open(self, limit: str) -> bool:
-        return limit not in self.model_fields_set
+    def moved_from(self, before: "QualityGate") -> list[str]:
+        """The limits that are not those of another gate, each in words for people."""
+        limits = self.model_dump()
+        return [
+            f"quality.{name} = {limits[name]:g}: good parts of this line call for it, not for {limit:g}"
+            for name, limit in before.model_dump().items()
+            if limit != limits[name]
+        ]
+
+    def _fault_of(self, figures: QualityFigures) -> str | None:
+        fault = self.judge(figures)
+        return None if fault is None else fault.reason
 
 
 def _many(failed_n: NDArray[np.bool_]) -> bool:
     return failed_n.size > 0 and float(failed_n.mean()) > OF_ITS_KIND
 
 
-def _small(image: Pixels) -> Pixels:
+def small_copy(image: Pixels) -> Pixels:
+    """The image at the size that is measured; itself where it has no more pixels."""
     height, width = image.shape[:2]
     scale = MEASURED_SIDE_PX / max(height, width)
     if scale >= 1:

@@ -373,7 +373,7 @@ def _check_usable(prepared: Sequence[Prepared]) -> None:
 
 
 def _unusable(prepared: Sequence[Prepared]) -> str:
-    """How many images cannot be judged, and why, for the middle of a sentence."""
+    """Number of the images that cannot be judged, and why, for the middle of a sentence."""
     reasons = Counter(image.reason for image in prepared if not image.usable)
     listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     return f", {reasons.total()} more are unusable: {listed}" if reasons else ""
@@ -391,7 +391,7 @@ def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: Cal
         )
     if counts["train"] < 2:
         raise TrainingDataError(
-            f"too few images to train: {counts['train']} of {usable} usable ones{unusable} are left for the networks; "
+            f"too few images to train: {counts['train']} of {usable} usable ones are left for the networks{unusable}; "
             f"add images of good parts or lower calibration.calibrate_fraction and calibration.statistics_fraction"
             f"{_way_out(n_parts, n_stated)}"
         )

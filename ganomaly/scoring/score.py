@@ -1,8 +1,8 @@
 """One way to judge feature maps: what every score offers, and what it may ask of normal images.
 
 A score is one file of this folder and one line of `SCORES` in `ganomaly.scoring.scores`. All scores give maps in the
-same units (`ganomaly.scoring.place_units`), so that the mean of their maps is the map of the detector, and the mean of
-its worst places the score of the image.
+same units (`ganomaly.scoring.place_units`), so that the mean of their maps is the map of the detector, and
+its worst places (`worst_places`) give the score of the image.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -22,8 +22,6 @@ def decide_recipe(systems: Systems, config: DetectorConfig, chosen: NormalImages
         TrainingDataError: if the line names a mask that is not there or is no image.
     """
     config = _with_mask(systems, config)
-    if not config.recipe.is_open:
-        return config
     images = chosen.images
     some = [images[at] for at in np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int)]
     found = []
@@ -32,8 +30,10 @@ def decide_recipe(systems: Systems, config: DetectorConfig, chosen: NormalImages
             found.append(systems.objects.get_listed(image.key, image.etag))
         except (ObjectMissingError, ObjectChangedError):  # the snapshot will say so
             continue
-    config = config.fitted_to(found)
+    usual, config = config.quality, config.fitted_to(found)
     get_run_logger().info("recipe: %s", config.recipe.summary)
+    for moved in config.quality.moved_from(usual):
+        get_run_logger().warning("%s; state it in the line's file, so that `inspection ingest` heeds it, too", moved)
     return config
 
 

@@ -27,6 +27,7 @@ from tests.benchmarks.bench.contest import ANOMALIB, HERE, Contestant
 from tests.benchmarks.bench.data import place
 
 METHODS = ("PatchCore", "PaDiM")
+LOG = Path("var/bench/anomalib-folders.log")
 OURS = "maps.model."
 """What our backbone puts before timm's names of weights."""
 
@@ -66,7 +67,7 @@ def main(
         named = load_backbone(FeaturesConfig()).network.state_dict()
         save_file({name.removeprefix(OURS): tensor for name, tensor in named.items() if OURS in name}, weights)
         command = [str(python.absolute()), str(HERE / "contestant_anomalib.py")]
-        with Contestant(ANOMALIB, command, usable_cores(), scratch / "log") as contestant:
+        with Contestant(ANOMALIB, command, usable_cores(), LOG) as contestant:
             for number, folder in enumerate(folders):
                 data = solar_cells(folder, seed) if folder.startswith("elpv") else read_folder(Path(folder))
                 typer.echo(measure(contestant, data, weights, scratch / str(number)))

@@ -1,4 +1,4 @@
-"""How small a defect is seen? Spots, scratches and displaced patches drawn into good test images, of three sizes.
+"""AUROC of small defects: spots, scratches and displaced patches, drawn into good test images in three sizes.
 
     python -m tests.benchmarks.small_defects FOLDER... [--resolution 768]
 

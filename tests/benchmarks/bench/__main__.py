@@ -1,4 +1,4 @@
-"""Measure this project against anomalib's Ganomaly and a plain fp32 implementation of the authors' step.
+"""Measure this project against anomalib's Ganomaly and PatchCore and a plain fp32 implementation of the authors' step.
 
 python -m tests.benchmarks.bench --help
 """

@@ -1,7 +1,7 @@
 """anomalib's Ganomaly and PatchCore. Run by the Python of its own environment; nothing of this project is imported.
 
 The bare model is called as anomalib's own training step does, without Lightning around it; `predict` goes through its
-Engine with the defaults.
+Engine.
 """
 
 import shutil
@@ -155,7 +155,7 @@ def predict(folder: str, learned: str, visualise: bool, threads: int) -> dict[st
     extra = {} if visualise else {"visualizer": False}
     model = Patchcore(backbone="resnet18", pre_trained=False, **extra)
     made = Engine(accelerator="cpu", devices=1, default_root_dir=scratch, callbacks=[stopwatch], limit_val_batches=0)
-    made.fit(model=model, datamodule=Folder("cells", learned, num_workers=threads))
+    made.fit(model=model, datamodule=Folder("cells", learned, normal_test_dir=folder, num_workers=threads))
     started, cpu, n_images = time.perf_counter(), time.process_time(), len(list(Path(folder).iterdir()))
     made.predict(model=model, data_path=folder, return_predictions=False)
     wall, cpu = time.perf_counter() - started, time.process_time() - cpu

@@ -215,7 +215,7 @@ def anomalib_engine(plan: Plan, cast: Mapping[str, Contestant], ours_per_s: floa
             yield row_of(FROM_FILES, name, "images/s", [float("nan")], note=str(error))
             continue
         speed = answer["images_per_s"]
-        note = f"{answer['images']:.0f} images, memory of {plan.engine_trained} images, without the trainer's start"
+        note = f"ResNet-18, drawn weights; memory of {plan.engine_trained} images; {answer['images']:.0f} judged"
         yield row_of(
             FROM_FILES,
             name,

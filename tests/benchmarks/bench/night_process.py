@@ -22,7 +22,7 @@ STARTED = time.perf_counter()
 
 
 def prepare(images: int) -> dict[str, Any]:
-    """Train the line's detector on good cells for a short while, save it, register it as champion."""
+    """Train the line's detector on good cells, save it, register it as champion."""
     import cv2
 
     from ganomaly import Detector

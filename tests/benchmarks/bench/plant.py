@@ -129,7 +129,7 @@ class Plant:
 @contextmanager
 def open_plant(plan: Plan, threads: int) -> Iterator[Plant]:
     """Start the servers, write a line's file with the defaults, train on good cells and register the champion."""
-    with started_plant(plan.folder / "plant", threads, "") as plant:
+    with started_plant(plan.folder / "plant", threads, 'input = "features"\n') as plant:
         plant.run("prepare", images=TRAINED_ON if plan.seconds >= 1 else 150)
         plant.score(plant.new_day(FIRST_NIGHT, plan.defective_share))  # the servers warm up as well
         yield plant

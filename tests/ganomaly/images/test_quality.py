@@ -10,7 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from ganomaly.images.decoding import decode_image
+from ganomaly.images.preparation import fit_to_line, prepare_image
 from ganomaly.images.quality import QualityFigures, QualityGate
+from ganomaly.images.recipe import Recipe
 
 GATE = QualityGate()
 # darkest, flattest, softest and brightest of all 2,624 cells
@@ -189,10 +191,23 @@ def test_a_line_before_a_white_screen_is_not_called_overexposed() -> None:
 
 def test_limits_stay_where_most_good_images_pass_and_where_somebody_stated_them() -> None:
     """A few blurred images among good ones would open the gate for all that come, and a setting would do nothing."""
-    few = [figures_with()] * 19 + [figures_with(sharpness=0.01)]
+    few = [figures_with()] * 9 + [figures_with(sharpness=0.01)]
     assert GATE.fitted_to(few) == GATE
+    lamp_off = [figures_with(sharpness=0.15)] * 6 + [figures_with(brightness=0.0, contrast=0.0, sharpness=0.0)] * 4
+    assert GATE.fitted_to(lamp_off) == GATE
     assert GATE.fitted_to([]) == GATE
     dark = [figures_with(brightness=0.01, contrast=0.001)] * 20
     assert GATE.fitted_to(dark) == GATE
     stated = QualityGate(min_sharpness=0.102)
     assert stated.fitted_to([figures_with(sharpness=0.05)] * 20) == stated
+
+
+def test_the_gate_is_fitted_to_what_the_camera_filled(part: np.ndarray) -> None:
+    """White of 12 bits would look dark while the gate is fitted, and all images would be overexposed afterwards."""
+    before_white = np.full((300, 300), 255, np.uint16)
+    before_white[120:180, 120:180] = cv2.resize(part, (60, 60))
+    frames = [np.roll(before_white, 5 * n, axis=1) * 16 + 15 for n in range(10)]
+    recipe, gate = fit_to_line(Recipe(), GATE, frames)
+    assert recipe.bits == 12
+    assert gate.max_saturated_fraction > GATE.max_saturated_fraction
+    assert [prepare_image(one, recipe, gate).reason for one in frames] == [None] * 10
