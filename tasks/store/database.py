@@ -349,8 +349,11 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
     limits = {
         "statement_timeout": STATEMENT_TIMEOUT_S,
         "lock_timeout": LOCK_TIMEOUT_S,
-        # the server gives up the locks of a client that vanished without a word
+        # the server gives up the locks of a client that vanished without a word: between statements ...
         "idle_in_transaction_session_timeout": LOCK_TIMEOUT_S,
+        # ... and amid many that were sent at once, where only the connection tells; by itself it asks after two hours
+        "tcp_keepalives_idle": 30,
+        "tcp_keepalives_interval": 10,
     }
     options = {
         "connect_timeout": CONNECT_TIMEOUT_S,
@@ -360,7 +363,13 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
         "tcp_user_timeout": 30_000,
         "application_name": "inspection",
         **url.query,
-        "options": " ".join([*(f"-c {name}={s}s" for name, s in limits.items()), str(url.query.get("options", ""))]),
+        "options": " ".join(
+            [
+                *(f"-c {name}={s}s" for name, s in limits.items()),
+                "-c tcp_keepalives_count=3",
+                str(url.query.get("options", "")),
+            ]
+        ),
     }
     return sa.create_engine(url, connect_args=options)
 

@@ -309,6 +309,10 @@ def relayed(address: str, to: int) -> Iterator[int]:
         with suppress(OSError):
             while True:
                 ends = (listening.accept()[0], socket.create_connection(("127.0.0.1", to)))
+                # the server behind would hear from its own machine that a host is gone; here only the relay can tell it
+                ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+                    ends[0].setsockopt(socket.IPPROTO_TCP, option, 5)
                 for pair in (ends, ends[::-1]):
                     threading.Thread(target=copy, args=pair, daemon=True).start()
 
