@@ -431,6 +431,16 @@ def test_what_people_ask_for_is_found_by_index(tmp_path: Path) -> None:
     assert [step for step in plans if step.startswith(("SCAN image", "SCAN score"))] == []
 
 
+def test_postgresql_soon_notices_that_a_client_is_gone(postgres_url: str) -> None:
+    """The locks of a worker whose cable was pulled would hold up all others, for two hours by default."""
+    with ReportStore(postgres_url) as store, store.database.engine.connect() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+            for name in ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+        }
+    assert found == {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+
+
 def test_postgresql_has_an_index_for_what_people_ask_for(postgres_url: str) -> None:
     """On PostgreSQL, "flagged parts of a day" or "history of a part" would read all of ten million scores."""
     with ReportStore(postgres_url) as store:
