@@ -346,14 +346,15 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
 
     No ping before each use: a connection that was lost is found by the transaction, which is then tried again.
     """
-    limits = {
-        "statement_timeout": STATEMENT_TIMEOUT_S,
-        "lock_timeout": LOCK_TIMEOUT_S,
+    settings = {
+        "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
         # the server gives up the locks of a client that vanished without a word: between statements ...
-        "idle_in_transaction_session_timeout": LOCK_TIMEOUT_S,
+        "idle_in_transaction_session_timeout": f"{LOCK_TIMEOUT_S}s",
         # ... and amid many that were sent at once, where only the connection tells; by itself it asks after two hours
-        "tcp_keepalives_idle": 30,
-        "tcp_keepalives_interval": 10,
+        "tcp_keepalives_idle": "30s",
+        "tcp_keepalives_interval": "10s",
+        "tcp_keepalives_count": "3",
     }
     options = {
         "connect_timeout": CONNECT_TIMEOUT_S,
@@ -364,11 +365,7 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
         "application_name": "inspection",
         **url.query,
         "options": " ".join(
-            [
-                *(f"-c {name}={s}s" for name, s in limits.items()),
-                "-c tcp_keepalives_count=3",
-                str(url.query.get("options", "")),
-            ]
+            [*(f"-c {name}={value}" for name, value in settings.items()), str(url.query.get("options", ""))]
         ),
     }
     return sa.create_engine(url, connect_args=options)

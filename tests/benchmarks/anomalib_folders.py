@@ -29,7 +29,7 @@ from tests.benchmarks.bench.data import place
 METHODS = ("PatchCore", "PaDiM")
 LOG = Path("var/bench/anomalib-folders.log")
 OURS = "maps.model."
-"""What our backbone puts before timm's names of weights."""
+"""Prefix of our backbone before timm's names of weights."""
 
 
 def laid_out(images: Sequence[ImageSource], folder: Path) -> Path:
