@@ -102,7 +102,7 @@ def _with_mask(config: "DetectorConfig", mask: Path | None) -> "DetectorConfig":
 
 
 def _parts(images: Sequence[Path], pattern: str) -> list[str]:
-    from ganomaly.parts.roles import parts_from_names
+    from ganomaly.parts.part_names import parts_from_names
 
     return parts_from_names([path.as_posix() for path in images], pattern)
 
@@ -111,7 +111,7 @@ def _fit(
     folder: Path, images: list[Path], parts: list[str] | None, config: "DetectorConfig", device: str, output: Path
 ) -> None:
     from ganomaly import Detector
-    from ganomaly.parts.roles import suspected_parts
+    from ganomaly.parts.part_names import suspected_parts
 
     root = folder if folder.is_dir() else folder.parent
     usual, config = config.quality, config.fitted_to([root / path for path in images])

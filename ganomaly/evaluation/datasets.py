@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ganomaly.images.preparation import ImageSource, read_image
 from ganomaly.images.recipe import Recipe
 from ganomaly.parts.near_duplicates import find_groups
-from ganomaly.parts.roles import unite_parts
+from ganomaly.parts.part_names import unite_parts
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ganomaly.evaluation.metrics import aupimo, image_auroc, map_figures
 from ganomaly.images.preparation import ImageSource, Prepared, read_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
-from ganomaly.parts.roles import parts_from_names
+from ganomaly.parts.part_names import parts_from_names
 from ganomaly.scoring.calibration import Calibration
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ganomaly.images.recipe import resized
+from ganomaly.images.pixels import resized
 
 Floats = NDArray[np.float32]
 

@@ -17,11 +17,21 @@ from ganomaly.images.alignment import Reference, into_frame, out_of_frame
 from ganomaly.images.areas import Areas, Polygon, fill, read_mask, refuse_nothing
 from ganomaly.images.formats.common import Pixels
 from ganomaly.images.frame import FEWEST, fit_reference
+from ganomaly.images.pixels import (
+    check_pixels,
+    grey_or_colour,
+    local_contrast,
+    mask_in_blocks,
+    mask_scaled,
+    resized,
+    scaled_slice,
+    shrunk_to_keep,
+    with_channels,
+)
 from ganomaly.images.quality import MEASURED_SIDE_PX
 
 DEFAULT_PIXELS = 384 * 384
 """Of the network's input, whatever the aspect ratio: a long part is seen as sharply as a square one."""
-SHRUNK_PX = 512
 SIDE_MULTIPLE = 32
 """Sides of the network's input are multiples of the coarsest map's stride."""
 
@@ -215,7 +225,7 @@ class Recipe(BaseModel):
         for image in images:
             with suppress(ImageError):
                 region, size = self.crop(image), (image.shape[0], image.shape[1])
-                shrunk = _shrunk(region)
+                shrunk = shrunk_to_keep(region)
                 found.append(_LookedAt(size, region.shape[:2], shrunk, self.ignored_at(size, size, shrunk.shape)))
                 brightest = max(brightest, int(image.max()) if image.dtype == np.uint16 else 0)
         if self.is_partial and self.camera_px is None and found:
@@ -285,8 +295,8 @@ class Recipe(BaseModel):
         """
         full_height, full_width = full_size or image.shape[:2]
         x, y, width, height = self._region((full_height, full_width))
-        rows = _scaled(y, y + height, image.shape[0] / full_height)
-        return image[rows, _scaled(x, x + width, image.shape[1] / full_width)]
+        rows = scaled_slice(y, y + height, image.shape[0] / full_height)
+        return image[rows, scaled_slice(x, x + width, image.shape[1] / full_width)]
 
     def apply(self, image: Pixels, full_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """Make the network's input.
@@ -306,14 +316,14 @@ class Recipe(BaseModel):
         pixels = self._in_place(image, full_size)
         if self.reference is None:
             return pixels
-        transform, quality = self.reference.locate(_grey_or_colour(pixels))
+        transform, quality = self.reference.locate(grey_or_colour(pixels))
         if (fault := self.reference.fault(transform, quality)) is not None:
             raise ImageError("misaligned", fault)
         return into_frame(pixels, transform).reshape(pixels.shape)
 
     def _in_place(self, image: Pixels, full_size: tuple[int, int] | None) -> NDArray[np.uint8]:
         """The network's input as the part lies in the image."""
-        _check_pixels(image)
+        check_pixels(image)
         region, full_size = self.crop(image, full_size), full_size or image.shape[:2]
         target = self.target(region.shape[:2])
         return self._to_input(region, self.ignored_at(full_size, image.shape, target))
@@ -351,7 +361,7 @@ class Recipe(BaseModel):
     def _to_input(self, region: Pixels, ignored_hw: _Mask) -> NDArray[np.uint8]:
         """The network's input of a region (H, W) or (H, W, 3), without its ignored pixels, a mask of any size."""
         white = np.float32(np.iinfo(region.dtype).max)
-        region = _with_channels(region, self.channels)
+        region = with_channels(region, self.channels)
         height, width = self.target(region.shape[:2])
         if not self.resize and region.shape[:2] != (height, width):
             raise ImageError(
@@ -361,11 +371,13 @@ class Recipe(BaseModel):
             )
         # float from here on: the detail of 16 bits survives until the last step, means of 8 bits are not rounded
         unit = resized(region.astype(np.float32), height, width) / white
-        if (filled_hw := _mask_scaled(ignored_hw, height, width)) is not None:
+        if (filled_hw := mask_scaled(ignored_hw, height, width)) is not None:
             refuse_nothing(filled_hw, "network's input")
             fill(unit, filled_hw)
         if self.illumination == "local_contrast":
-            steps = 128 + 127 / self.clip * np.clip(self._local_contrast(unit), -self.clip, self.clip)
+            steps = 128 + 127 / self.clip * np.clip(
+                local_contrast(unit, self.window_px(unit.shape[:2]), self.noise_level), -self.clip, self.clip
+            )
         else:
             steps = unit * 255
         pixels: NDArray[np.uint8] = np.rint(steps).astype(np.uint8)
@@ -408,7 +420,7 @@ class Recipe(BaseModel):
         if self.reference is not None:  # the frame is that of the network's input
             rows, columns = self.target((height, width))
             map_hw = np.asarray(cv2.resize(map_hw, (columns, rows), interpolation=cv2.INTER_LINEAR), np.float32)
-            map_hw = out_of_frame(map_hw, self.reference.locate(_grey_or_colour(self._in_place(image, None)))[0])
+            map_hw = out_of_frame(map_hw, self.reference.locate(grey_or_colour(self._in_place(image, None)))[0])
         interpolation = cv2.INTER_AREA if max(width, height) < max(map_hw.shape) else cv2.INTER_LINEAR
         placed[y : y + height, x : x + width] = cv2.resize(map_hw, (width, height), interpolation=interpolation)
         if (ignored_hw := self.ignored(image.shape)) is not None:
@@ -432,26 +444,6 @@ class Recipe(BaseModel):
         """Side of the window of local_contrast for an input of this height and width; odd: it has a middle."""
         return max(3, round(self.window * min(shape)) | 1)
 
-    def _local_contrast(self, unit: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(x - local mean) / (local deviation + noise level), per channel, for x in [0, 1] of shape (S, S[, C])."""
-        side = self.window_px(unit.shape[:2])
-        centred = unit - unit.mean(axis=(0, 1))  # the difference of two means of squares needs small numbers
-        mean = cv2.boxFilter(centred, -1, (side, side), borderType=cv2.BORDER_REFLECT_101)
-        mean_square = cv2.sqrBoxFilter(centred, -1, (side, side), borderType=cv2.BORDER_REFLECT_101)
-        deviation = np.sqrt(np.maximum(mean_square - mean * mean, 0))
-        contrast: NDArray[np.float32] = (centred - mean) / (deviation + np.float32(self.noise_level))
-        return contrast
-
-
-def _shrunk(region: Pixels) -> Pixels:
-    """A region small enough to keep many of, and large enough to learn a frame from."""
-    scale = SHRUNK_PX / max(region.shape[:2])
-    if scale >= 1:
-        return region.copy()
-    size = max(1, round(region.shape[1] * scale)), max(1, round(region.shape[0] * scale))
-    shrunk: Any = cv2.resize(region, size, interpolation=cv2.INTER_AREA)
-    return shrunk  # type: ignore[no-any-return]  # of the region's own type
-
 
 @lru_cache(maxsize=16)
 def _ignored_at(
@@ -464,67 +456,11 @@ def _ignored_at(
     ignored_hw = areas.ignored(full_size[0], full_size[1])
     if ignored_hw is None:
         return None
-    decoded_hw = _in_blocks(ignored_hw, *decoded_size)
+    decoded_hw = mask_in_blocks(ignored_hw, *decoded_size)
     region_hw = Recipe(roi=roi).crop(decoded_hw.view(np.uint8), (full_size[0], full_size[1])).view(bool)
     refuse_nothing(region_hw, "region of interest")
-    return _mask_scaled(region_hw, *size)
-
-
-def _in_blocks(mask_hw: NDArray[np.bool_], height_px: int, width_px: int) -> NDArray[np.bool_]:
-    """A mask of an image that was decoded at 1/2, 1/4 or 1/8: every pixel whose block holds one of the mask's."""
-    height, width = mask_hw.shape
-    if (height, width) == (height_px, width_px):
-        return mask_hw
-    rows, columns = -(-height // height_px), -(-width // width_px)
-    padded_hw = np.zeros((height_px * rows, width_px * columns), dtype=bool)
-    padded_hw[:height, :width] = mask_hw
-    return np.asarray(padded_hw.reshape(height_px, rows, width_px, columns).any(axis=(1, 3)))
-
-
-def _mask_scaled(mask_hw: _Mask, height_px: int, width_px: int) -> _Mask:
-    """A mask at another size: every pixel into which `resized` mixes one of the mask's."""
-    if mask_hw is None or mask_hw.shape == (height_px, width_px):
-        return mask_hw
-    return resized(mask_hw.astype(np.float32), height_px, width_px) > 0
+    return mask_scaled(region_hw, *size)
 
 
 def _multiple(side: float) -> int:
     return max(2, round(side / SIDE_MULTIPLE)) * SIDE_MULTIPLE
-
-
-def _grey_or_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-
-
-def _scaled(start: int, end: int, scale: float) -> slice:
-    first = round(start * scale)
-    return slice(first, max(first + 1, round(end * scale)))
-
-
-def _check_pixels(image: Pixels) -> None:
-    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-        raise ImageError(
-            "unsupported",
-            f"array of {image.dtype} {image.shape}: must be uint8 or uint16 of shape (H, W) or (H, W, 3) RGB",
-        )
-    if image.size == 0:
-        raise ImageError("empty", f"array of shape {image.shape} has no pixels")
-
-
-def _with_channels(region: Pixels, channels: int) -> NDArray[Any]:
-    if channels == 1 and region.ndim == 3:
-        return cv2.cvtColor(region, cv2.COLOR_RGB2GRAY)
-    if channels == 3 and region.ndim == 2:
-        return cv2.cvtColor(region, cv2.COLOR_GRAY2RGB)
-    return region
-
-
-def resized(image: NDArray[np.float32], height_px: int, width_px: int) -> NDArray[np.float32]:
-    """Stretch to a size: first the axes that shrink, by area, then those that grow, linearly."""
-    height, width = image.shape[:2]
-    shrunk = (min(width, width_px), min(height, height_px))
-    if shrunk != (width, height):
-        image = np.asarray(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), np.float32)
-    if shrunk != (width_px, height_px):
-        image = np.asarray(cv2.resize(image, (width_px, height_px), interpolation=cv2.INTER_LINEAR), np.float32)
-    return image

@@ -1,8 +1,6 @@
 """Who trains, who fits the score's statistics and who sets the limit. Views of one part always stay together."""
 
 import hashlib
-import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +8,13 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from ganomaly.errors import TrainingDataError
 from ganomaly.images.preparation import Prepared
 from ganomaly.images.recipe import Recipe
 from ganomaly.parts.near_duplicates import SIDE_PX, content_ids, find_groups
-from ganomaly.scoring.calibration import CalibrationConfig, required_calibration_images, too_few_images
+from ganomaly.parts.part_names import unite_parts
+from ganomaly.parts.sufficiency import check_counts, check_usable, unusable_in_words, warning_of
+from ganomaly.scoring.calibration import CalibrationConfig, required_calibration_images
 
 Role = Literal["train", "fit", "calibrate"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -29,16 +26,8 @@ FOLDS = 10
 CROSS_FIT_BELOW = 2
 """Times the calibration images that are needed at least: with fewer held out, the limit is hardly more than the
 highest score of a handful."""
-SUSPICIOUS_IMAGES = 20
-SUSPICIOUS_VALUES = 4
-SUSPICIOUS_IMAGES_EACH = 5
-"""Images per value from which a field of file names is taken for a part, where nobody named parts."""
-FEW_PARTS = 0.5
-"""Parts per part id (or image, without ids) up to which a folder counts as photos of a few parts."""
 MOST_ALIKE = 10
 """Near-duplicates of one another that are learned from: a conveyor that stands still must not outweigh other parts."""
-LARGE_PART = 0.25
-"""Share of the images from which near-duplicates of one part outweigh the others."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +127,7 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
     """
     if parts is not None and len(prepared) != len(parts):
         raise ValueError(f"{len(parts)} part ids for {len(prepared)} images: give one for each image")
-    _check_usable(prepared)
+    check_usable(prepared)
     usable = np.array([image.usable for image in prepared])
     pixels = [image.pixels for image in prepared if image.pixels is not None]
     contents = content_ids(pixels)
@@ -161,14 +150,14 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
     spare &= roles == "calibrate"
     surplus &= roles != "calibrate"
     roles = np.where(spare | surplus, "", roles)
-    _check_counts(Counter(roles.tolist()), len(set(united.tolist())), n_stated, config, _unusable(prepared))
+    check_counts(Counter(roles.tolist()), len(set(united.tolist())), n_stated, config, unusable_in_words(prepared))
     return Plan(
         roles=_spread(roles, usable),
         parts=_spread(united, usable),
         images=len(united),
         stated=n_stated,
         spare=int(spare.sum()),
-        warning=_warning(united, n_stated),
+        warning=warning_of(united, n_stated),
         surplus=int(surplus.sum()),
     )
 
@@ -224,57 +213,10 @@ def _cross_fitted(
         images=len(united),
         stated=n_stated,
         spare=0,
-        warning=_warning(united, n_stated),
+        warning=warning_of(united, n_stated),
         folds=folds,
         surplus=int(surplus.sum()),
     )
-
-
-def unite_parts(parts: Sequence[str] | NDArray[np.str_], groups: NDArray[np.intp]) -> NDArray[np.str_]:
-    """Unite parts that share a group, and groups that share a part.
-
-    Args:
-        parts: part id of each image, (N,).
-        groups: group number of each image, (N,).
-
-    Returns:
-        The smallest part id of all that hang together, for each image, (N,).
-    """
-    names, part_n = np.unique(np.asarray(parts, dtype=np.str_), return_inverse=True)
-    size = len(names) + int(groups.max(initial=-1)) + 1
-    graph = coo_array((np.ones(len(groups)), (part_n, len(names) + groups)), shape=(size, size))
-    component = connected_components(graph, directed=False)[1][: len(names)]
-    _, first = np.unique(component, return_index=True)  # names ascend: the first is the smallest
-    united: NDArray[np.str_] = names[first[component[part_n]]]
-    return united
-
-
-def parts_from_names(names: Sequence[str], pattern: str) -> list[str]:
-    """The part id in each file name.
-
-    Args:
-        names: paths with forward slashes, (N,).
-        pattern: regular expression, searched in each name; the part id is the group named ``part`` or else the first.
-
-    Raises:
-        ValueError: if the pattern is no regular expression, has no group, or a name does not match it.
-    """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"part pattern {pattern!r}: is no regular expression ({error})") from None
-    if not expression.groups:
-        raise ValueError(f"part pattern {pattern!r}: has no group; put the part id in brackets, as in '^([^_]+)_'")
-    group = expression.groupindex.get("part", 1)
-    found = [expression.search(name) for name in names]
-    parts = [match[group] if match else None for match in found]
-    missing = [name for name, part in zip(names, parts, strict=True) if not part]
-    if missing:
-        raise ValueError(
-            f"part pattern {pattern!r}: finds no part id in {len(missing)} of {len(names)} names, for example "
-            f"{missing[0]!r}; it is searched in the path below the folder"
-        )
-    return [part for part in parts if part]
 
 
 def _comparable(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -282,29 +224,6 @@ def _comparable(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width, channels = pixels.shape
     square = height == width and (channels == 1 or height <= SIDE_PX)
     return pixels if square else Recipe(resize=True).apply(pixels[:, :, 0] if channels == 1 else pixels)
-
-
-def suspected_parts(names: Sequence[str]) -> str | None:
-    """What file names suggest about parts, for people; None if nothing.
-
-    Names such as `kos07_Part3.jpg` or `01_20200905_277500_crop.png` are cut at their separators. A field that has
-    a few values, each in many names, may be the part, the position or
-    the day: images that share it are no independent samples.
-    """
-    fields = [re.split(r"[_\-. /]+", name.rsplit(".", 1)[0]) for name in names]
-    if len(names) < SUSPICIOUS_IMAGES or len({len(parts) for parts in fields}) != 1:
-        return None
-    for at, values in enumerate(zip(*fields, strict=True)):
-        counts = Counter(values)
-        if SUSPICIOUS_VALUES <= len(counts) <= len(names) / SUSPICIOUS_IMAGES_EACH and min(counts.values()) > 1:
-            example = ", ".join(sorted(counts)[:3])
-            pattern = "^" + r"[^_\-. /]+[_\-. /]+" * at + r"([^_\-. /]+)"
-            return (
-                f"file names have a field with only {len(counts)} values ({example}, ...). If it names the part, the "
-                f"position or the day, good parts of other ones will be flagged more often than promised: try "
-                f"--part-pattern '{pattern}', which leaves whole ones out when calibrating"
-            )
-    return None
 
 
 def _spread(values: NDArray[np.str_], usable: NDArray[np.bool_]) -> NDArray[np.str_]:
@@ -335,85 +254,3 @@ def _surplus(groups: NDArray[np.intp], contents: NDArray[np.str_], seed: int) ->
 def _draws(contents: NDArray[np.str_], seed: int) -> NDArray[np.str_]:
     """A number for each image that the seed draws, whatever the order of the images."""
     return np.array([hashlib.blake2b(f"{seed} {one}".encode(), digest_size=8).hexdigest() for one in contents.tolist()])
-
-
-def _warning(parts: NDArray[np.str_], n_stated: int) -> str | None:
-    counts = Counter(parts.tolist())
-    largest = counts.most_common(1)[0][1]
-    if len(counts) <= FEW_PARTS * n_stated:
-        return (
-            f"most images are photos of a few parts: {n_stated:,} images or part ids, but near-duplicates make them "
-            f"{len(counts):,} parts, the largest with {largest:,} images. What was learned may not hold for other "
-            "parts; add images of other good parts"
-        )
-    if len(counts) < n_stated and largest > LARGE_PART * len(parts):
-        return (
-            f"{largest:,} of {len(parts):,} images look like photos of one part. They outweigh the others; add images "
-            "of other good parts"
-        )
-    return None
-
-
-def _check_usable(prepared: Sequence[Prepared]) -> None:
-    reasons = Counter(image.reason for image in prepared if not image.usable)
-    if not prepared:
-        raise TrainingDataError("no images to train on: none were found")
-    if reasons["wrong_size"]:
-        sizes = Counter(f"{i.figures.width_px} x {i.figures.height_px}" for i in prepared if i.figures is not None)
-        listed = ", ".join(f"{size} ({count} images)" for size, count in sizes.most_common(5))
-        example = next(image.detail for image in prepared if image.reason == "wrong_size")
-        raise TrainingDataError(
-            f"the recipe does not resize, but {reasons['wrong_size']} of {len(prepared)} images have another size "
-            f"than it needs: {example}. Sizes found: {listed}. Set recipe.resize = true, or recipe.roi and "
-            "recipe.size_px to the size of the images"
-        )
-    if sum(reasons.values()) == len(prepared):
-        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise TrainingDataError(f"no images to train on: none of {len(prepared)} can be judged ({listed})")
-
-
-def _unusable(prepared: Sequence[Prepared]) -> str:
-    """Number of the images that cannot be judged, and why, for the middle of a sentence."""
-    reasons = Counter(image.reason for image in prepared if not image.usable)
-    listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    return f", {reasons.total()} more are unusable: {listed}" if reasons else ""
-
-
-def _check_counts(counts: Counter[str], n_parts: int, n_stated: int, config: CalibrationConfig, unusable: str) -> None:
-    usable = counts.total()
-    fault = too_few_images(counts["calibrate"], config.false_reject_rate, config.confidence)
-    if fault is not None:
-        needed = required_calibration_images(config.false_reject_rate, config.confidence)
-        raise TrainingDataError(
-            f"too few parts to calibrate: {counts['calibrate']} of {n_parts} parts ({usable} usable images{unusable}) "
-            f"are held out for calibration, but {fault}, each of another part; {_more_parts(needed, config)}"
-            f"{_way_out(n_parts, n_stated)}"
-        )
-    if counts["train"] < 2:
-        raise TrainingDataError(
-            f"too few images to train: {counts['train']} of {usable} usable ones are left for the networks{unusable}; "
-            f"add images of good parts or lower calibration.calibrate_fraction and calibration.statistics_fraction"
-            f"{_way_out(n_parts, n_stated)}"
-        )
-
-
-def _more_parts(needed: int, config: CalibrationConfig) -> str:
-    """The way out of too few parts: cross-fitted, all of them calibrate."""
-    if config.cross_fit == "auto" and config.confidence is None:
-        return (
-            f"add images of other good parts ({max(needed, 3)} parts suffice, all of which calibrate then) or raise "
-            "calibration.false_reject_rate"
-        )
-    return (
-        f"add images of other good parts (about {math.ceil(needed / config.calibrate_fraction)} parts suffice), raise "
-        "calibration.calibrate_fraction or calibration.false_reject_rate"
-    )
-
-
-def _way_out(n_parts: int, n_stated: int) -> str:
-    if n_parts >= n_stated:
-        return ""
-    return (
-        f". Near-duplicates made {n_parts} parts of {n_stated}: if they are different parts that look alike, set "
-        'calibration.near_duplicates = "ignore"'
-    )

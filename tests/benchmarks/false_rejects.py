@@ -21,7 +21,8 @@ from ganomaly.evaluation.datasets import elpv
 from ganomaly.evaluation.folders import SUFFIXES
 from ganomaly.images.preparation import ImageSource
 from ganomaly.judges.features import BATCH, FeatureJudge
-from ganomaly.parts.roles import FOLDS, parts_from_names
+from ganomaly.parts.part_names import parts_from_names
+from ganomaly.parts.roles import FOLDS
 from ganomaly.scoring.calibration import Calibration
 from ganomaly.scoring.score import NormalMaps
 from ganomaly.scoring.scores import FittedScores, Judged
