@@ -163,11 +163,20 @@ def whole_night(plan: Plan, plant: Plant, alone: Stages, at_once: Stages, say: S
         text = f"{100 * speed / bound:.0f} % of it reached, {100 * inside / bound:.0f} % by the tasks alone"
         rows.append(row_of(END_TO_END, name, "images/s", [bound], cpu_ms=1000 * usable_cores() / bound, note=text))
     rows += _costs(plan, night)
-    text = f"flow {again.answer['flow_s']:.1f} s, start of Python and imports {again.answer['started_s']:.1f} s"
-    rows.append(
-        row_of("a finished night again", OURS, "s", [again.answer["flow_s"]], note=f"{night.images:,} images; {text}")
-    )
+    rows += _finished(again)
     return alone, rows
+
+
+def _finished(again: Night) -> Iterator[Row]:
+    """A night that has nothing left to do: until all its tasks have ended, and until the flow returns.
+
+    In between Prefect ends its run: the thread of its heartbeat, which sleeps in steps of a second, is waited for.
+    """
+    answer, workload = again.answer, "a finished night again"
+    size = f"{again.images:,} images"
+    start = f"{size}; start of Python and imports {answer['started_s']:.1f} s"
+    yield row_of(workload, "until its last task has ended", "s", [answer["done_s"]], note=size)
+    yield row_of(workload, "until the flow returns", "s", [answer["flow_s"]], note=start)
 
 
 def _night_row(workload: str, who: str, speed: float, plan: Plan, night: Night, note: str) -> Row:
