@@ -7,6 +7,7 @@ INSTALLED := $(VENV)/.installed
 ANOMALIB := var/bench/anomalib
 BENCH ?= --write-docs
 SEED ?= 0
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test reliability fuzz store-benchmark bench audit lint format clean distclean
@@ -26,8 +27,8 @@ setup: $(INSTALLED) ## Create .venv with the exact versions of constraints.txt
 demo: $(INSTALLED) ## Run the plant's main job on real images; everything it writes lies under var/demo
 	@$(BIN)/inspection demo
 
-test: $(INSTALLED) lint ## Check formatting, lint, types and import direction, and run all tests
-	@$(BIN)/python -m pytest
+test: $(INSTALLED) lint ## Check the code and run all tests, WORKERS=3 at once
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 reliability: $(INSTALLED) ## Run the tests of faults and write docs/reliability.md from what they show
 	@$(BIN)/python -m pytest -m fault --write-reliability
