@@ -13,12 +13,15 @@ import pandas as pd
 import pytest
 import torch
 
+from ganomaly import Detector, DetectorConfig
 from ganomaly.config import weights_are_installed
 from ganomaly.networks.ganomaly import GANomaly, Pass
 from ganomaly.networks.layers import NetworkConfig, build
 from ganomaly.scoring.pixel_scores import paper_score
+from tasks.bucket.bucket import ObjectStore
 from tasks.lines.line import LineConfig
 from tests.benchmarks import gpu_check, gpu_detectors
+from tests.benchmarks.bench import contestant_stages as stages
 from tests.benchmarks.bench.authors import AuthorsTraining, score
 from tests.benchmarks.bench.contest import AUTHORS, FULL, OURS, ROOT, Contestant, ContestantError, environment
 from tests.benchmarks.bench.data import cell_files, lay_out_day, mixed
@@ -74,10 +77,10 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 def test_bound_is_cores_over_cpu_time() -> None:
     """Broken if the bound beside the night's speed is not what the stages allow, or forgets the S3 server."""
-    stages = Stages({"decode": 1.0, SERVER_STAGE: 3.0}, overlay_ms=10.0)
-    assert stages.bound(2, with_server=True) == 500
-    assert stages.bound(2, with_server=False) == 2000
-    of_night = stages.of_night(0.1, server_ms=2.0)
+    costs = Stages({"decode": 1.0, SERVER_STAGE: 3.0}, overlay_ms=10.0)
+    assert costs.bound(2, with_server=True) == 500
+    assert costs.bound(2, with_server=False) == 2000
+    of_night = costs.of_night(0.1, server_ms=2.0)
     assert of_night.bound(2, with_server=False) == 1000
     assert of_night.bound(2, with_server=True) == 500
 
@@ -97,6 +100,32 @@ def test_a_day_has_the_lines_keys_and_its_share_of_defects(tmp_path: Path) -> No
     assert sum(path in defective for path in mixed(40, 0.1)) == 4
     small = next(bucket.glob("images/bench/2026-03-03/*/el.png"))
     assert cv2.imread(str(small)).shape[:2] == (48, 48)
+
+
+@pytest.mark.skipif(not weights_are_installed(), reason="the weights of the frozen network are not installed")
+def test_each_stage_of_a_night_is_measured(bucket: ObjectStore, tmp_path: Path) -> None:
+    """Broken if a stage no longer runs on the product's modules: the whole benchmark is too long for a test."""
+    n, day, folder = 4, "2026-03-02", str(tmp_path / "detector")
+    cells = [path.read_bytes() for path in mixed(24, 0.0)]
+    config = DetectorConfig.model_validate({"input": "features", "calibration": {"false_reject_rate": 0.1}})
+    Detector.fit(cells, config=config, device="cpu").save(folder)
+    for number, cell in enumerate(cells[:n]):
+        bucket.put(f"images/{stages.LINE}/{day}/cell{number}/el.png", cell, "image/png")
+    stages.bucket.cache_clear()  # another test's bucket
+    images = {"n_images": n, "defective_share": 0.0}
+    answers = [
+        stages.listing(day),
+        stages.fetch(day, n),
+        stages.digest(**images),
+        stages.decode(**images),
+        stages.prepare(folder, **images),
+        stages.prepare_photos(folder, 1, reduced=True),
+        stages.score(folder, **images),
+        stages.overlay(folder, **images, flagged=2),
+        stages.store(f"sqlite:///{tmp_path}/stage.db", n),
+    ]
+    assert all(answer["images_per_s"] > 0 for answer in answers)
+    assert len(list(bucket.list_objects(f"reports/{stages.LINE}/stages/"))) == 2
 
 
 def test_a_contestant_that_dies_costs_only_its_own_figures(tmp_path: Path) -> None:
