@@ -11,6 +11,7 @@ from tasks.promotion.promote import (
     NOBODY,
     ask_a_person,
     check_champion,
+    check_request,
     find_candidates,
     move_without_gate,
     settle,
@@ -54,10 +55,11 @@ def promote_model(
         version: instead of `@challenger`.
         may_miss: golden images that the challenger may miss although the champion finds them.
         approved_by: the person who approves what the gate could not show; nobody is asked then.
-        without_gate: the reason for which the version becomes champion without any comparison: the way back.
+        without_gate: the reason for which `version` becomes champion without any comparison: the way back.
         who: wants it; a person's name where there is no gate.
         device: `auto`, `cpu` or `cuda`.
     """
+    check_request(version, without_gate)
     systems, flow_run_id = open_systems(line), runtime.flow_run.id or ""
     candidates = find_candidates(systems, version)
     if without_gate is not None:

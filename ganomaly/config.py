@@ -1,7 +1,7 @@
 """Everything that defines a detector before it sees an image, in one validated object or TOML file."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -25,8 +25,10 @@ FEATURES_DEFAULTS: dict[str, dict[str, Any]] = {
 """Defaults where the input is features, by table; all others are those of the tables themselves."""
 ONLY_PIXELS = ("network", "score")
 """Tables that only pixels have ..."""
-ONLY_PIXELS_RECIPE = ("size_px", "window", "clip", "noise_level", "resize")
+ONLY_PIXELS_RECIPE = ("size_px",)
 """... and settings of the recipe: a file that states one of them speaks of pixels."""
+LOCAL_CONTRAST = ("window", "clip", "noise_level")
+"""Settings of the recipe that nothing else has a use for."""
 
 
 class DetectorConfig(BaseModel):
@@ -41,7 +43,7 @@ class DetectorConfig(BaseModel):
         "pixels",
         description="features: maps of a frozen network that was trained on photographs; pixels: the recipe's image, "
         "as in the paper. Default: features where their weights are installed, pixels where they are not and where a "
-        "setting is given that only pixels have (tables network and score, recipe.size_px)",
+        "setting is given that only pixels have: tables network and score, recipe.size_px",
     )
     features: FeaturesConfig = FeaturesConfig()
     recipe: Recipe = Recipe()
@@ -57,7 +59,7 @@ class DetectorConfig(BaseModel):
         """Settle the input, and give settings that are not stated the default of that input."""
         if not isinstance(values, dict):
             return values
-        chosen = values.get("input") or _usual_input(values)
+        chosen = values.get("input") or ("pixels" if why_pixels(values) else "features")
         if chosen != "features":
             return {**values, "input": chosen}
         tables = {table: _with_defaults(values.get(table, {}), usual) for table, usual in FEATURES_DEFAULTS.items()}
@@ -93,6 +95,8 @@ def _ignored_by_features(config: DetectorConfig) -> list[str]:
     found += [f"recipe.{name}" for name in ("size_px", "resize") if getattr(recipe, name) != getattr(usual, name)]
     found += [] if recipe.keep_aspect else ["recipe.keep_aspect = false"]
     found += [] if recipe.channels == 3 else ["recipe.channels = 1"]
+    if recipe.illumination == "none":
+        found += [f"recipe.{name}" for name in LOCAL_CONTRAST if getattr(recipe, name) != getattr(usual, name)]
     return found
 
 
@@ -109,13 +113,17 @@ def _ignored_by_pixels(config: DetectorConfig) -> list[str]:
 _PIXEL_TABLES: dict[str, BaseModel] = {"network": NetworkConfig(), "score": ScoreConfig()}
 
 
-def _usual_input(values: dict[str, Any]) -> str:
-    """The input of a configuration that does not state it."""
-    recipe = _stated(values.get("recipe", {}))
-    speaks_of_pixels = any(table in values for table in ONLY_PIXELS) or any(key in recipe for key in ONLY_PIXELS_RECIPE)
-    speaks_of_pixels |= recipe.get("channels") == 1 or recipe.get("keep_aspect") is False
-    speaks_of_pixels |= recipe.get("illumination") == "local_contrast"
-    return "features" if not speaks_of_pixels and weights_are_installed() else "pixels"
+def why_pixels(values: Mapping[str, Any]) -> str | None:
+    """Why a configuration that does not state its input learns from pixels, for people; None if it does not.
+
+    Args:
+        values: what somebody stated, by table.
+    """
+    spoken = [f"[{table}]" for table in ONLY_PIXELS if table in values]
+    spoken += [f"recipe.{name}" for name in ONLY_PIXELS_RECIPE if name in _stated(values.get("recipe", {}))]
+    if spoken:
+        return f"only pixels have {', '.join(spoken)}"
+    return None if weights_are_installed() else "the weights of the frozen network are not installed (extra `features`)"
 
 
 def _stated(table: Any) -> dict[str, Any]:

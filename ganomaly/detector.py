@@ -39,7 +39,7 @@ class ImageScore:
         normalised: score in [0, 1), 0.5 at the reject limit; None when unusable.
         p_value: share of normal images that look at least as unusual, in (0, 1]; None when unusable.
         verdict: ``ok``, ``flagged`` or ``unusable``.
-        sure: whether a flag needs no second look, see `CalibrationConfig.sure_rate`.
+        sure: whether it lies beyond the stricter limit, too, see `CalibrationConfig.sure_rate`.
         reason: why the image cannot be judged, one short word; None unless unusable.
         detail: the reason with the value found and what is allowed; None unless unusable.
     """

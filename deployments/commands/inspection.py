@@ -67,7 +67,8 @@ def lines() -> None:
             except ConfigError as error:
                 mistakes.append(str(error))
                 continue
-            typer.echo(f"{name}: {line.description or 'no description'} ({line.images.prefix}, {line.timezone})")
+            where = f"{line.images.prefix}, {line.timezone}, learns from {line.detector.input}"
+            typer.echo(f"{name}: {line.description or 'no description'} ({where})")
         if mistakes:
             raise ConfigError("\n".join(mistakes))
 

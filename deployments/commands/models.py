@@ -26,7 +26,9 @@ def promote(
     may_miss: Annotated[
         list[str] | None, typer.Option(help="A golden image that the challenger may miss; may be repeated.")
     ] = None,
-    without_gate: Annotated[str | None, typer.Option(metavar="REASON", help="Compare nothing; why.")] = None,
+    without_gate: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Compare nothing: why. Needs --version.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Compare the challenger with the champion on the same images; it becomes champion if the gate lets it pass.

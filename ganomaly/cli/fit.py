@@ -83,8 +83,17 @@ def _good_parts(folder: Path) -> Path:
 
 def _settings(file: Path | None, epochs: int | None, seed: int | None) -> "DetectorConfig":
     from ganomaly import DetectorConfig, load_config
+    from ganomaly.config import read_toml, why_pixels
 
     config = DetectorConfig() if file is None else load_config(file)
+    stated = {} if file is None else read_toml(file)
+    if "input" not in stated and (reason := why_pixels(stated)) is not None:
+        typer.secho(
+            f"note: learns from pixels, which see much less than features, because {reason}; "
+            'input = "pixels" or "features" in --config decides it',
+            fg="yellow",
+            err=True,
+        )
     changes = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
     return config.model_copy(update={"training": config.training.model_copy(update=changes)})
 

@@ -48,7 +48,7 @@ def score(
 ) -> None:
     """Judge images: one row per file with path, scores, p-value, verdict (ok, flagged, unusable), reason and sure.
 
-    A flag is sure where calibration.sure_rate promises that it needs no second look.
+    A flag is sure where it lies beyond the stricter limit of calibration.sure_rate, too.
 
     An image that cannot be judged is a row with the verdict unusable and its reason, never an error. The exit code is
     0 also when images are flagged.

@@ -248,7 +248,7 @@ def holds(flagged: int, good: int, rate: float) -> bool:
 
 def _baselines(data: InspectionSet, gate: QualityGate, seed: int) -> Iterator[FolderRow]:
     """Rows of what needs no network, on pixels of the default recipe; an unusable image counts as most unusual."""
-    config = DetectorConfig(input="pixels", quality=gate)
+    config = DetectorConfig(input="pixels", quality=gate).fitted_to(data.train)
     detector = Detector(config, device="cpu")
     train, test = (list(detector.prepare_all(images)) for images in (data.train, data.test))
     fitting = np.array([one.pixels for one in train if one.pixels is not None])
@@ -299,5 +299,5 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _mask_of(folder: Path, kind: str, image: Path) -> Path | None:
-    names = (f"{image.stem}.png", f"{image.stem}_mask.png")
+    names = (f"{image.stem}{ending}{suffix}" for suffix in SUFFIXES for ending in ("", "_mask"))
     return next((path for name in names if (path := folder / "ground_truth" / kind / name).is_file()), None)

@@ -34,8 +34,8 @@ class CalibrationConfig(BaseModel):
         None,
         gt=0,
         lt=1,
-        description="the share of good parts that may be flagged as sure, less than false_reject_rate: such a flag "
-        "needs no second look. It moves no limit, and takes at least 1/rate - 1 calibration images; none: no flag is "
+        description="the share of good parts that may be flagged as sure, less than false_reject_rate: a second, "
+        "stricter limit. It moves no verdict, and takes at least 1/rate - 1 calibration images; none: no flag is "
         "called sure",
     )
     confidence: float | None = Field(

@@ -44,6 +44,19 @@ class Candidates:
     champion: ModelVersion | None
 
 
+def check_request(version: int | None, without_gate: str | None) -> None:
+    """Refuse to make the challenger champion unseen, which is what an empty version field would mean.
+
+    Raises:
+        PromotionError: if a reason is given to compare nothing, but no version.
+    """
+    if without_gate is not None and version is None:
+        raise PromotionError(
+            "without the gate the version must be named: --version N, or `version` in Prefect's UI; "
+            "`inspection decisions LINE` lists former champions, and `inspection rollback LINE` finds the last one"
+        )
+
+
 @task(name="find-candidates", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
 def find_candidates(systems: Systems, version: int | None) -> Candidates:
     """The version asked for, or the challenger; and the champion, which is written down if no row explains it.

@@ -47,7 +47,7 @@ VERDICTS = ("ok", "flagged", "unusable")
 
 @dataclass(frozen=True)
 class SecondPromise:
-    """What flags promise that need no second look, see `CalibrationConfig.sure_rate`.
+    """What flags promise that are sure, see `CalibrationConfig.sure_rate`.
 
     Attributes:
         rate: the share of good images that may be sure.
@@ -212,7 +212,7 @@ class NightReport:
 
     @property
     def sure_images(self) -> int:
-        """Number of flagged images that need no second look."""
+        """Number of flagged images that are sure."""
         return int(self.scores["sure"].sum())
 
     @property
@@ -244,7 +244,7 @@ class FlaggedPart:
 
     @property
     def is_sure(self) -> bool:
-        """Whether one of its images is flagged so that it needs no second look."""
+        """Whether one of its images is flagged and sure."""
         return any(image.sure for image in self.images)
 
 

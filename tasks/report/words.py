@@ -46,7 +46,7 @@ def second_promise(report: NightReport) -> str | None:
     share = f"At most {percent(second.rate)} of them are"
     if second.guaranteed > second.rate + 1e-9:
         share = f"{percent(second.rate)} of them, at most {percent(second.guaranteed)} for certain, are"
-    return f"{share} flagged as sure: such a flag needs no second look."
+    return f"{share} flagged as sure. How many of the sure flags are defects depends on how common defects are."
 
 
 def accounting_problem(report: NightReport) -> str | None:

@@ -25,7 +25,7 @@ def test_lines_are_checked_and_listed(tmp_path: Path) -> None:
     path.write_text(LINE_FILE)
     done = run("lines")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "plates: Striped plates (images/plates/, UTC)\n"
+    assert done.stdout == "plates: Striped plates (images/plates/, UTC, learns from features)\n"
     path.write_text(LINE_FILE + "[training]\nepochs = 0\nepoch = 3\n")
     done = run("lines")
     assert done.returncode == 1
@@ -43,7 +43,7 @@ def test_all_line_files_are_checked_at_once(tmp_path: Path, monkeypatch: pytest.
         )
     done = run("lines")
     assert done.returncode == 1
-    assert done.stdout == "b: no description (images/b/, UTC)\n"
+    assert done.stdout == "b: no description (images/b/, UTC, learns from features)\n"
     assert all(f"{name}.toml: training.epochs = 0" in done.stderr for name in ("a", "c"))
     monkeypatch.setenv("INSPECTION_LINES_DIR", str(tmp_path / "nowhere"))
     done = run("lines")

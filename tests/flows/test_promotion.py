@@ -205,7 +205,7 @@ def test_what_cannot_be_promoted_is_said(trained: ObjectStore) -> None:
         ({}, "has no challenger in MLflow at .*; train one with `inspection train plates`"),
         ({"version": 7}, "has no version 7"),
         ({"version": 1}, "is the champion already"),
-        ({"without_gate": "worse"}, "has no challenger"),
+        ({"without_gate": "worse"}, "without the gate the version must be named: --version N, or `version` in Prefect"),
     ):
         with pytest.raises(PromotionError, match=said):
             promote_model(LINE, device="cpu", **arguments)

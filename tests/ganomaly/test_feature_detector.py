@@ -284,7 +284,7 @@ def test_what_is_ignored_changes_no_score_by_a_bit(trained: Detector) -> None:
 
 
 def test_a_sure_flag_is_told(trained: Detector) -> None:
-    """The score would not say which flags need no second look, or a loaded detector forget."""
+    """The score would not say which flags are sure, or a loaded detector forget."""
     raw_n = trained.raw_scores([one.pixels for one in trained.prepare_all(draw(60, seed=8, defect=True))])
     assert trained.calibration is not None
     assert not any(score.sure for score in trained.score(draw(5, seed=8, defect=True)))

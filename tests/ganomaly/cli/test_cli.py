@@ -119,6 +119,10 @@ def test_fit_accounts_for_every_image(workshop: tuple[Path, Result]) -> None:
     assert "at most 10.00% are expected to be flagged" in result.stdout
     assert f"saved to {folder}/model" in result.stdout
     assert "training" in result.stderr
+    assert (
+        "learns from pixels, which see much less than features, because only pixels have [network], recipe.size_px"
+        in (result.stderr)
+    )
     detector = Detector.load(folder / "model", device="cpu")
     assert (detector.config.training.epochs, detector.config.training.seed) == (8, 3)
     assert detector.config.network.features == 8

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,9 @@ from typer.testing import CliRunner
 
 from ganomaly import DetectorConfig, TrainingDataError
 from ganomaly.cli import app
-from ganomaly.evaluation.folders import DETECTOR, few, holds, read_folder, run_set
+from ganomaly.evaluation.folders import DETECTOR, _baselines, few, holds, read_folder, run_set
 from ganomaly.evaluation.metrics import aupimo
+from ganomaly.images.preparation import read_image
 from tests.ganomaly.parts_in_colour import CONFIG, HEIGHT, SCRATCH, WIDTH, draw
 
 INSPECTION = Path(os.environ.get("GANOMALY_DATA", Path(__file__).parents[4] / "shared" / "data")) / "inspection"
@@ -69,6 +71,16 @@ def test_a_set_is_measured_with_everything_beside_it(folder: Path) -> None:
     assert own.escapes is not None
     assert own.escapes < 0.3
     assert rows["nearest_image"].aupro is None
+
+
+def test_baselines_see_what_a_camera_fills_of_16_bits(folder: Path) -> None:
+    """All images would be too dark to judge, and the table have nothing to compare with."""
+    data = read_folder(folder)
+    train, test = ([read_image(path).astype(np.uint16) << 4 for path in paths] for paths in (data.train, data.test))
+    data = replace(data, train=train, test=test)
+    rows = list(_baselines(data, CONFIG.quality, 0))
+    assert len(rows) == 3
+    assert all(np.isfinite(row.auroc) for row in rows)
 
 
 def test_the_command_writes_tables_that_name_command_and_seeds(folder: Path, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_what_was_left_out_weakens_the_promise() -> None:
 
 
 def test_sure_is_a_second_promise_that_moves_no_limit() -> None:
-    """A flag that needs no second look would be as frequent on good parts as any, or move verdicts."""
+    """A sure flag would be as frequent on good parts as any, or move verdicts."""
     rng = np.random.default_rng(7)
     sure_n, flagged_n = [], []
     for _ in range(400):
@@ -282,7 +282,7 @@ def test_sure_is_a_second_promise_that_moves_no_limit() -> None:
 
 
 def test_too_few_scores_make_no_flag_sure_and_say_so() -> None:
-    """A line would be told that flags need no second look on the word of 40 images."""
+    """A line would be told that flags are sure on the word of 40 images."""
     few = Calibration.fit(np.arange(40), 0.05, sure_rate=0.01)
     assert few.sure is None
     assert not few.is_sure([1e9]).any()

@@ -486,11 +486,11 @@ def test_the_reason_of_a_weaker_promise_is_the_right_one() -> None:
 
 
 def test_both_promises_stand_beside_what_was_seen() -> None:
-    """An engineer would not learn which flags need no second look, or not see that too many are called sure."""
+    """An engineer would not learn which flags are sure, or not see that too many are called sure."""
     rows = night_rows()
     night = make_report(rows, pictures=with_pictures(rows), second_promise=SecondPromise(0.01, 0.01, 0))
     shown = visible_text(report_html(night))
-    assert "At most 1 % of them are flagged as sure: such a flag needs no second look." in shown
+    assert "At most 1 % of them are flagged as sure. How many of the sure flags are defects" in shown
     assert "2 of 4 flags are sure; with nothing but good parts, 0.06 on average, up to 1 without surprise" in shown
     assert "4 images, 2 sure" in shown
     assert re.findall(r"(\w) sure (?=[\d.]+)", shown) == ["b", "c"]
