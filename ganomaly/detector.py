@@ -214,7 +214,8 @@ class Detector:
         assert isinstance(self.judge, FeatureJudge)
         calibrates = roles[folds >= 0] == CROSS
         n_folds = int(folds[roles == CROSS].max()) + 1
-        raw_n, maps_nhw = self.judge.cross_fit(self.stack(prepared, folds >= 0), folds[folds >= 0], n_folds)
+        images_nhwc = self.stack(prepared, folds >= 0)
+        raw_n, maps_nhw = self.judge.cross_fit(images_nhwc, folds[folds >= 0], n_folds, calibrates)
         fold_size = int(calibrates.sum()) // n_folds
         self.calibration = self._calibration_of(raw_n[calibrates], fold_size, trimmed_share)
         self.heat = HeatMapStatistics.fit_limit(maps_nhw[calibrates], self.calibration.false_reject_rate)

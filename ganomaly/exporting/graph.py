@@ -11,7 +11,7 @@ from ganomaly.features.extraction import place_vectors
 from ganomaly.judges.features import FeatureJudge
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
 from ganomaly.scoring.grain import FIELD_PX, ROUNDING
-from ganomaly.scoring.scores import FittedScores, lowest, one_score
+from ganomaly.scoring.scores import FittedScores, FoldScores, one_score
 
 VERDICTS = ("ok", "flagged", *GateGraph.REASONS)
 """By the number that a graph gives: from 2 on the reason why an image is unusable."""
@@ -73,8 +73,10 @@ class JudgeGraph(nn.Module):
         self.backbone = judge.backbone.network
         self.network: FeatureGANomaly | None = judge.network
         self._fitted: tuple[FittedScores, ...] = judge.fitted
-        self._is_partial = judge.places is not None
+        self._is_partial, self._is_cross_fitted = judge.places is not None, judge.folds is not None
         self.register_buffer("places", judge.places)
+        self.register_buffer("fold_scores", None if judge.folds is None else judge.folds.score_n.float())
+        self.register_buffer("fold_fits", None if judge.folds is None else judge.folds.fit_n)
 
     def forward(self, pixels_1chw: Tensor) -> tuple[Tensor, Tensor]:
         """Judge grey levels (1, 3, H, W): raw score () and map (h, w)."""
@@ -89,7 +91,11 @@ class JudgeGraph(nn.Module):
             map_1hw = map_1hw if places is None else map_1hw * places
             maps.append(map_1hw)
             raws.append(one_score(map_1hw, fit.deviations(both)))
-        return F.softplus(lowest(raws))[0], torch.stack(maps).mean(0)[0]
+        score_1 = raws[0]
+        if self._is_cross_fitted:
+            folds = FoldScores(self.get_buffer("fold_scores"), self.get_buffer("fold_fits"))
+            score_1 = folds.joined(torch.stack(raws))
+        return F.softplus(score_1)[0], torch.stack(maps).mean(0)[0]
 
 
 def _roughness(pixels_1chw: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -24,7 +24,7 @@ from ganomaly.networks.layers import initialise
 from ganomaly.networks.training import EpochStats, train
 from ganomaly.scoring.grain import roughness
 from ganomaly.scoring.score import NormalMaps, as_maps
-from ganomaly.scoring.scores import FittedScores, Judged, below
+from ganomaly.scoring.scores import FittedScores, FoldScores, Judged, as_raw, below
 
 BATCH = 8
 """Images that are judged together."""
@@ -35,6 +35,7 @@ MOST_BYTES = 8e9
 BACKBONE = "backbone."
 NETWORK = "network."
 GRAPH = "graph"
+FOLDS = "folds."
 
 _Found = TypeVar("_Found")
 
@@ -50,6 +51,7 @@ class FeatureJudge:
     Attributes:
         network: GANomaly over the maps; None before `train` and where statistics are cross-fitted.
         fitted: the scores; several where statistics are cross-fitted, each fitted without one fold.
+        folds: what these said of the calibration images; None where one fit judges.
     """
 
     precision: Precision = "fp32"
@@ -66,6 +68,7 @@ class FeatureJudge:
         self._n_fields = 0
         self.network: FeatureGANomaly | None = None
         self.fitted: tuple[FittedScores, ...] = ()
+        self.folds: FoldScores | None = None
 
     def train(self, images_nhwc: PreparedImages) -> Iterator[EpochStats]:
         """Train GANomaly on the maps of prepared normal images, uint8 (N, H, W, 3), one epoch per value drawn.
@@ -93,11 +96,15 @@ class FeatureJudge:
 
     def fit(self, images_nhwc: PreparedImages) -> None:
         """Fit the scores on prepared normal images, uint8 (N, H, W, 3)."""
-        self.fitted = (self._fitted_on(self._extracted(images_nhwc)).to(self.device),)
+        self.fitted, self.folds = (self._fitted_on(self._extracted(images_nhwc)).to(self.device),), None
         self._forget_vectors()
 
     def cross_fit(
-        self, images_nhwc: PreparedImages, fold_n: NDArray[np.intp], n_folds: int
+        self,
+        images_nhwc: PreparedImages,
+        fold_n: NDArray[np.intp],
+        n_folds: int,
+        calibrates_n: NDArray[np.bool_],
     ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
         """Fit the scores once for each fold, without the images of that fold.
 
@@ -105,15 +112,16 @@ class FeatureJudge:
             images_nhwc: prepared normal images, uint8 (N, H, W, 3).
             fold_n: the fold of each, (N,), from 0 up; those from `n_folds` up are never left out.
             n_folds: how many folds are left out in turn.
+            calibrates_n: which of them, in folds that are left out, new images are compared with, (N,).
 
         Returns:
             Raw scores (N,) and maps (N, h, w) of the images, each by the scores that were fitted without its fold; of
             those that were never left out they mean nothing.
         """
-        fitted, raw_n, maps_nhw = self._cross_fit(images_nhwc, fold_n, n_folds)
-        self.fitted = fitted
+        fitted, score_n, maps_nhw = self._cross_fit(images_nhwc, fold_n, n_folds)
+        self.fitted, self.folds = fitted, FoldScores.of(score_n[calibrates_n], fold_n[calibrates_n])
         self._forget_vectors()
-        return raw_n, maps_nhw
+        return as_raw(score_n), maps_nhw
 
     def scores_among_others(
         self, images_nhwc: PreparedImages, fold_n: NDArray[np.intp], trusted_n: NDArray[np.bool_]
@@ -125,7 +133,7 @@ class FeatureJudge:
             fold_n: the fold of each, (N,), from 0 up.
             trusted_n: which of them may be fitted on, (N,).
         """
-        return self._cross_fit(images_nhwc, fold_n, int(fold_n.max()) + 1, trusted_n)[1]
+        return as_raw(self._cross_fit(images_nhwc, fold_n, int(fold_n.max()) + 1, trusted_n)[1])
 
     def _cross_fit(
         self,
@@ -135,15 +143,15 @@ class FeatureJudge:
         trusted_n: NDArray[np.bool_] | Literal[True] = True,
     ) -> tuple[tuple[FittedScores, ...], NDArray[np.float64], NDArray[np.float32]]:
         vectors, fitted = self._extracted(images_nhwc), []
-        maps_nhw, raw_n = np.zeros((len(images_nhwc), *self._grid), np.float32), np.zeros(len(images_nhwc))
+        maps_nhw, score_n = np.zeros((len(images_nhwc), *self._grid), np.float32), np.zeros(len(images_nhwc))
         for fold in range(n_folds):
             inside, outside = np.flatnonzero(fold_n == fold), np.flatnonzero((fold_n != fold) & trusted_n)
             fitted.append(self._fitted_on(vectors.some(outside)).to(self.device))
             for start in range(0, len(inside), BATCH):
                 rows = inside[start : start + BATCH]
-                judged = self._judgement(vectors[rows], fitted[-1:])
-                maps_nhw[rows], raw_n[rows] = judged.map_bhw, judged.raw_b
-        return tuple(fitted), raw_n, maps_nhw
+                judged = self._judgement(vectors[rows], fitted[-1:], None)
+                maps_nhw[rows], score_n[rows] = judged.map_bhw, judged.score_b
+        return tuple(fitted), score_n, maps_nhw
 
     def raw_scores(self, images_nhwc: PreparedImages) -> NDArray[np.float64]:
         """Raw anomaly scores (N,) of prepared images, uint8 (N, H, W, 3)."""
@@ -173,13 +181,15 @@ class FeatureJudge:
         return [one for batch in self._for_each_batch(judge, images_nhwc) for one in batch]
 
     def _judged(self, images_bhwc: PreparedImages) -> Judged:
-        return self._judgement(self._vectors_of(images_bhwc), self._fitted())
+        return self._judgement(self._vectors_of(images_bhwc), self._fitted(), self.folds)
 
-    def _judgement(self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores]) -> Judged:
+    def _judgement(
+        self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores], folds: FoldScores | None
+    ) -> Judged:
         """What the fits say of some images, of vectors (B, L, K + G)."""
         x_blk = torch.from_numpy(vectors_blk.astype(np.float32)).to(self.device)
-        found = Judged([one.maps(x_blk, self.network) for one in fitted], [one.deviations(x_blk) for one in fitted])
-        return found.of(self.places)
+        maps, deviations = zip(*((one.maps(x_blk, self.network), one.deviations(x_blk)) for one in fitted), strict=True)
+        return Judged(maps, deviations, folds).of(self.places)
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
@@ -191,11 +201,14 @@ class FeatureJudge:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Statistics that the scores compare with, by name."""
-        return {
+        arrays = {
             f"fit{number}.{name}": array
             for number, one in enumerate(self.fitted)
             for name, array in one.to_arrays().items()
         }
+        if self.folds is not None:
+            arrays |= {f"{FOLDS}{name}": array for name, array in self.folds.to_arrays().items()}
+        return arrays
 
     def facts(self) -> dict[str, Any]:
         """Entries of the detector's description: whose weights it looks through, and its scores."""
@@ -219,6 +232,7 @@ class FeatureJudge:
         self._grid = (int(facts["grid"][0]), int(facts["grid"][1]))
         fits = (FittedScores.from_arrays(below(f"fit{number}.", arrays)) for number in range(int(facts["fits"])))
         self.fitted = tuple(one.to(self.device) for one in fits)
+        self.folds = FoldScores.from_arrays(below(FOLDS, arrays)) if len(self.fitted) > 1 else None
         if network := below(NETWORK, weights):
             self.network = FeatureGANomaly(len(self._fitted()[0].mean_k) - self._fitted()[0].n_fields)
             self.network.load_state_dict(network, strict=True)

@@ -144,7 +144,7 @@ class Calibration:
         scores_n: float64 (n,), ascending raw scores of the calibration images.
         false_reject_rate: alpha in (0, 1).
         confidence: 1 - delta in [0.5, 1): how surely the rate is kept; None when it is kept on average.
-        fold_size: parts that were left out together when statistics were cross-fitted; 1 where calibration images
+        fold_size: parts that were left out together when statistics were cross-fitted; 0 where calibration images
             were held out.
         trimmed_share: share of the parts that were left out as suspects, see `CalibrationConfig.trim`.
         sure_rate: a second promise, stricter than alpha, that takes part in no verdict; None for none.
@@ -153,7 +153,7 @@ class Calibration:
     scores_n: NDArray[np.float64]
     false_reject_rate: float
     confidence: float | None = None
-    fold_size: int = 1
+    fold_size: int = 0
     trimmed_share: float = 0.0
     sure_rate: float | None = None
 
@@ -163,7 +163,7 @@ class Calibration:
         scores: ArrayLike,
         false_reject_rate: float,
         confidence: float | None = None,
-        fold_size: int = 1,
+        fold_size: int = 0,
         trimmed_share: float = 0.0,
         sure_rate: float | None = None,
     ) -> Self:
@@ -204,12 +204,14 @@ class Calibration:
     def guaranteed_rate(self) -> float:
         """Upper bound of the expected share of good parts that are flagged, whatever the score and the distribution.
 
-        Where images were held out, the false-reject rate itself. Cross-fitted statistics give a new image the lowest
-        of the scores of all folds (CV-minmax, after Barber, Candes, Ramdas, Tibshirani 2021, "Predictive inference
-        with the jackknife+", section 2.3). Put the new image into one more fold of m: the n + m lowest scores are
-        exchangeable, and an image is flagged only if at most a scores *outside its fold* are as high. Ranked from the
-        highest, those images end at place a + m, so that the share is at most (a + m) / (n + m). It is an upper bound
-        for the worst score imaginable; what is observed lies near the rate itself (docs/detection.md).
+        Where images were held out, the false-reject rate itself. With cross-fitted statistics a new image is flagged if
+        at most a calibration images are as high, each compared by the fit that saw neither (CV+, see
+        `FoldScores.joined`). Put the new image into one more fold of m: the n + m images are exchangeable. Call those
+        strange that at most a images *outside their fold* match. Of two strange images of different folds at least one
+        is matched by the other; s of them make at least s (s - m) / 2 such pairs and at most s a, so that s <= 2a + m,
+        and the share is at most (2a + m) / (n + m) (the counting of Barber, Candes, Ramdas and Tibshirani 2021,
+        "Predictive inference with the jackknife+", proof of theorem 4). It is an upper bound for the worst score
+        imaginable; what is observed lies near the rate itself (docs/detection.md).
 
         Where suspects were left out, a new good part is one that would have been left out, or it is like the rest: the
         share that was left out is added.
@@ -219,9 +221,9 @@ class Calibration:
     @property
     def _bound_of_the_rest(self) -> float:
         """`guaranteed_rate` of parts that would not have been left out as suspects."""
-        if self.fold_size == 1:
+        if not self.fold_size:
             return self.false_reject_rate
-        return (self.n_above + self.fold_size) / (self.n_images + self.fold_size)
+        return (2 * self.n_above + self.fold_size) / (self.n_images + self.fold_size)
 
     @property
     def n_images(self) -> int:
@@ -265,7 +267,7 @@ class Calibration:
         digest.update(repr(float(self.false_reject_rate)).encode())
         if self.confidence is not None:
             digest.update(repr(float(self.confidence)).encode())
-        if self.fold_size > 1:
+        if self.fold_size:
             digest.update(repr(self.fold_size).encode())
         if self.trimmed_share:
             digest.update(f"trimmed {self.trimmed_share!r}".encode())
@@ -297,7 +299,7 @@ class Calibration:
     def _promise_of_the_rest(self) -> str:
         rate, limit = f"{self.false_reject_rate:.2%}", f"(raw score above {self.limit:.4f})"
         parts = f"of good parts like the {self.n_images} calibration images"
-        if self.fold_size > 1:
+        if self.fold_size:
             return (
                 f"{parts.capitalize()}, {rate} are expected to be flagged {limit}; guaranteed is at most "
                 f"{self._bound_of_the_rest:.2%}, because statistics were cross-fitted on few parts. Holding out "

@@ -107,22 +107,73 @@ class FittedScores:
 
 
 @dataclass(frozen=True)
+class FoldScores:
+    """What the fits of cross-fitted statistics said of calibration images, each by the fit that did not see it.
+
+    Attributes:
+        score_n: float64 (n,), ascending.
+        fit_n: int64 (n,), the fit that did not see the image.
+    """
+
+    score_n: Tensor
+    fit_n: Tensor
+
+    @classmethod
+    def of(cls, score_n: NDArray[np.float64], fit_n: NDArray[np.intp]) -> Self:
+        """Of calibration images in any order."""
+        order = np.argsort(score_n, kind="stable")
+        return cls(torch.from_numpy(score_n[order]), torch.from_numpy(fit_n[order].astype(np.int64)))
+
+    def joined(self, score_fb: Tensor) -> Tensor:
+        """One score (B,) of what all fits say of new images, (F, B), on the scale of the calibration images.
+
+        A new image is compared with each calibration image by the fit that saw neither (CV+, after Barber, Candes,
+        Ramdas and Tibshirani 2021, "Predictive inference with the jackknife+"): as many calibration images as are not
+        beaten there lie at or above the score that is given. Where in between its neighbours of that rank it lies is
+        decided by how far it beats the next one. If all fits agree, it is what they say.
+        """
+        n = len(self.score_n)
+        margin_bn = (score_fb[self.fit_n].T - self.score_n).sort(dim=1).values
+        unbeaten_b = (margin_bn <= 0).sum(1)
+        margin_b = margin_bn.gather(1, unbeaten_b.clamp(max=n - 1)[:, None])[:, 0]
+        beaten_b = n - unbeaten_b
+        found_b = self.score_n[(beaten_b - 1).clamp(min=0)] + margin_b
+        next_b = self.score_n[beaten_b.clamp(max=n - 1)]
+        return torch.where(unbeaten_b > 0, torch.minimum(found_b, next_b), found_b)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The numbers, by name, as they are saved."""
+        return {"score": self.score_n.numpy(), "fit": self.fit_n.numpy()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Restore what `to_arrays` gave.
+
+        Raises:
+            KeyError: if something is missing.
+        """
+        return cls(torch.from_numpy(arrays["score"]), torch.from_numpy(arrays["fit"]))
+
+
+@dataclass(frozen=True)
 class Judged:
     """What F fits say of B images.
 
     Attributes:
         maps: of each fit the map (B, h, w) of each of its scores, by name.
         deviations: of each fit how unusual the roughness of whole images is, (B,).
+        folds: how several fits become one score; None for one fit.
     """
 
     maps: Sequence[Mapping[str, Tensor]]
     deviations: Sequence[Tensor]
+    folds: FoldScores | None = None
 
     def of(self, places: Tensor | None) -> "Judged":
         """The same on the CPU; `places` (h, w) has 0 where nothing is judged."""
         shown = 1 if places is None else places
         maps = [{name: (map_bhw * shown).cpu() for name, map_bhw in of.items()} for of in self.maps]
-        return Judged(maps, [deviations_b.cpu() for deviations_b in self.deviations])
+        return Judged(maps, [deviations_b.cpu() for deviations_b in self.deviations], self.folds)
 
     @cached_property
     def _map_fbhw(self) -> Tensor:
@@ -136,18 +187,22 @@ class Judged:
         return found
 
     @property
-    def raw_b(self) -> NDArray[np.float64]:
-        """Raw scores (B,): the worst places of each fit's map and the alarm of its grain, of the fits the lowest.
-
-        See `Calibration.guaranteed_rate` for why the lowest.
-        """
+    def score_b(self) -> NDArray[np.float64]:
+        """Scores (B,) above and below 0: of each fit the worst places of its map and the alarm of its grain, joined."""
         pairs = zip(self._map_fbhw, self.deviations, strict=True)
-        return _as_raw([one_score(map_bhw, deviations_b) for map_bhw, deviations_b in pairs])
+        score_fb = torch.stack([one_score(map_bhw, deviations_b) for map_bhw, deviations_b in pairs]).double()
+        score_b: NDArray[np.float64] = (score_fb[0] if self.folds is None else self.folds.joined(score_fb)).numpy()
+        return score_b
+
+    @property
+    def raw_b(self) -> NDArray[np.float64]:
+        """The same as raw scores."""
+        return as_raw(self.score_b)
 
     def by_method(self) -> dict[str, NDArray[np.float64]]:
-        """The raw scores (B,), "fused", and beside them what each score alone would say, by name."""
-        alone = {name: _as_raw([worst_places(of_fit[name]) for of_fit in self.maps]) for name in self.maps[0]}
-        return {"fused": self.raw_b} | alone | {"grain": _as_raw(self.deviations)}
+        """Raw scores (B,), "fused", and beside them what each score alone says, the mean of the fits, by name."""
+        alone = {name: _mean_raw([worst_places(of_fit[name]) for of_fit in self.maps]) for name in self.maps[0]}
+        return {"fused": self.raw_b} | alone | {"grain": _mean_raw(self.deviations)}
 
 
 def one_score(map_bhw: Tensor, deviations_b: Tensor) -> Tensor:
@@ -155,15 +210,14 @@ def one_score(map_bhw: Tensor, deviations_b: Tensor) -> Tensor:
     return worst_places(map_bhw) + alarm(deviations_b)
 
 
-def lowest(scores: Sequence[Tensor]) -> Tensor:
-    """Of the scores (B,) of each fit the lowest."""
-    return torch.stack(list(scores)).amin(0)
+def as_raw(score_b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores above and below 0 as raw scores from 0 up that keep their order: log(1 + e^s)."""
+    raw_b: NDArray[np.float64] = np.logaddexp(0.0, score_b)
+    return raw_b
 
 
-def _as_raw(scores: Sequence[Tensor]) -> NDArray[np.float64]:
-    """The lowest of the scores as raw scores from 0 up that keep their order: log(1 + e^s)."""
-    raw: NDArray[np.float64] = np.logaddexp(0.0, lowest(scores).double().numpy())
-    return raw
+def _mean_raw(scores: Sequence[Tensor]) -> NDArray[np.float64]:
+    return as_raw(torch.stack(list(scores)).double().mean(0).numpy())
 
 
 def below(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ganomaly.parts.part_names import parts_from_names
 from ganomaly.parts.roles import FOLDS
 from ganomaly.scoring.calibration import Calibration
 from ganomaly.scoring.score import NormalMaps
-from ganomaly.scoring.scores import FittedScores, Judged
+from ganomaly.scoring.scores import FittedScores, FoldScores, Judged
 
 
 def good_images(data: str, pattern: str | None) -> tuple[list[ImageSource], np.ndarray]:
@@ -87,14 +87,15 @@ def one_draw(
     calibrates = one_of_each(parts[learned], rng)
     others = np.flatnonzero(~np.isin(parts, names[:n]))
     tested = vectors[others[one_of_each(parts[others], rng)]]
-    held_out, lowest = np.zeros(len(learned)), np.full(len(tested), np.inf)
+    held_out, of_fits = np.zeros(len(learned)), np.zeros((folds, len(tested)))
     for k in range(folds):
         fitted = fit(vectors[learned[fold != k]], judge)
-        held_out[fold == k] = raw_scores(fitted, vectors[learned[fold == k]])
-        lowest = np.minimum(lowest, raw_scores(fitted, tested))
+        held_out[fold == k] = scores(fitted, vectors[learned[fold == k]])
+        of_fits[k] = scores(fitted, tested)
     fold_size = int(np.bincount(fold[calibrates]).max())
     calibration = Calibration.fit(held_out[calibrates], rate, fold_size=fold_size)
-    return float(calibration.flagged(lowest).mean()), calibration.guaranteed_rate
+    joined = FoldScores.of(held_out[calibrates], fold[calibrates]).joined(torch.from_numpy(of_fits)).numpy()
+    return float(calibration.flagged(joined).mean()), calibration.guaranteed_rate
 
 
 def one_of_each(parts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -112,10 +113,10 @@ def fit(vectors_nlk: np.ndarray, judge: FeatureJudge) -> FittedScores:
     return FittedScores.fit(mean_k, scale_k, normal, judge._n_fields)
 
 
-def raw_scores(fitted: FittedScores, vectors_nlk: np.ndarray) -> np.ndarray:
-    """Raw scores of some images by one fit."""
+def scores(fitted: FittedScores, vectors_nlk: np.ndarray) -> np.ndarray:
+    """Scores of some images by one fit."""
     x_nlk = torch.from_numpy(vectors_nlk.astype(np.float32))
-    return Judged([fitted.maps(x_nlk, None)], [fitted.deviations(x_nlk)]).raw_b
+    return Judged([fitted.maps(x_nlk, None)], [fitted.deviations(x_nlk)]).score_b
 
 
 if __name__ == "__main__":

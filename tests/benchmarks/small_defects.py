@@ -27,7 +27,6 @@ from ganomaly.images.preparation import ImageSource, read_image
 from ganomaly.judges.features import FeatureJudge
 from ganomaly.scoring.grain import alarm
 from ganomaly.scoring.score import worst_places
-from ganomaly.scoring.scores import lowest
 
 KINDS = ("dark", "bright", "scratch", "moved")
 SIZES = (0.015, 0.03, 0.06)
@@ -85,7 +84,7 @@ def scores(detector: Detector, images: list[ImageSource]) -> dict[str, NDArray[n
             ]
             for way, scores_n in found.items():
                 alone = [WAYS[way](map_bhw) + alarm_b for map_bhw, alarm_b in pairs]
-                scores_n[start + usable[first : first + 8]] = lowest(alone).numpy()
+                scores_n[start + usable[first : first + 8]] = torch.stack(alone).mean(0).numpy()
     return found
 
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -21,6 +23,7 @@ from ganomaly.networks.feature_ganomaly import FeatureGANomaly
 from ganomaly.scoring import scores
 from ganomaly.scoring.calibration import Calibration
 from ganomaly.scoring.score import NormalMaps, as_maps
+from ganomaly.scoring.scores import FoldScores
 from tests.ganomaly.parts_in_colour import CONFIG, HEIGHT, SCRATCH, WIDTH, draw
 
 
@@ -153,7 +156,28 @@ def test_cross_fitted_false_rejects_keep_their_bound() -> None:
     assert np.mean(flagged) < detector.calibration.guaranteed_rate + 3 * np.sqrt(0.15 * 0.85 / 80)
 
 
-def test_the_lowest_of_several_fits_counts_and_keeps_the_bound_for_any_score() -> None:
+@given(st.integers(0, 10_000), st.integers(2, 6), st.integers(1, 5), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_fits_join_to_a_score_that_beats_as_many_calibration_images(seed: int, fits: int, m: int, ties: bool) -> None:
+    """The stored score would say another p-value than the comparison fit by fit, or a worse image score lower."""
+    rng = np.random.default_rng(seed)
+    held_out, new = rng.normal(size=fits * m), rng.normal(size=(fits, 40)) * 1.5
+    if ties:
+        held_out, new = held_out.round(1), new.round(1)
+    fold = rng.permutation(np.arange(fits * m) % fits)
+    folds = FoldScores.of(held_out, fold)
+    joined = folds.joined(torch.from_numpy(new)).numpy()
+    unbeaten = (held_out[:, None] >= new[fold]).sum(0)
+    at_or_above = (held_out[:, None] >= joined).sum(0)
+    assert (at_or_above >= unbeaten).all()  # more only among calibration images that are tied
+    assert ties or (at_or_above == unbeaten).all()
+    worse = folds.joined(torch.from_numpy(new + rng.uniform(0, 1, new.shape))).numpy()
+    assert (worse >= joined).all()
+    alike = np.repeat(new[:1], fits, axis=0)
+    assert folds.joined(torch.from_numpy(alike)).numpy() == pytest.approx(alike[0], abs=1e-12)
+
+
+def test_cross_fitted_scores_keep_the_bound_for_any_score() -> None:
     """The stated bound would be a number without a reason: 600 draws of a score that is as unstable as can be."""
     rng = np.random.default_rng(0)
     n, folds, rate = 20, 10, 0.1
@@ -167,11 +191,12 @@ def test_the_lowest_of_several_fits_counts_and_keeps_the_bound_for_any_score() -
             return float(abs(value - np.median(seen)) / (np.ptp(seen[:5]) + 0.1))
 
         held_out = [score(x[i], x[:n][fold != fold[i]]) for i in range(n)]
-        new = min(score(x[n], x[:n][fold != k]) for k in range(folds))
+        new = torch.tensor([[score(x[n], x[:n][fold != k])] for k in range(folds)], dtype=torch.float64)
         calibration = Calibration.fit(held_out, rate, fold_size=n // folds)
-        flagged += bool(calibration.flagged([new])[0])
-    assert calibration.guaranteed_rate == pytest.approx((1 + 2) / 22)
-    assert flagged / 600 <= calibration.guaranteed_rate + 3 * np.sqrt(0.13 * 0.87 / 600)
+        flagged += bool(calibration.flagged(FoldScores.of(np.array(held_out), fold).joined(new).numpy())[0])
+    assert calibration.guaranteed_rate == pytest.approx((2 * 1 + 2) / 22)
+    assert flagged / 600 <= calibration.guaranteed_rate
+    assert flagged / 600 == pytest.approx(rate, abs=3 * np.sqrt(0.1 * 0.9 / 600))
 
 
 @dataclass(frozen=True)
