@@ -128,18 +128,22 @@ class FoldScores:
         """One score (B,) of what all fits say of new images, (F, B), on the scale of the calibration images.
 
         A new image is compared with each calibration image by the fit that saw neither (CV+, after Barber, Candes,
-        Ramdas and Tibshirani 2021, "Predictive inference with the jackknife+"): as many calibration images as are not
-        beaten there lie at or above the score that is given. Where in between its neighbours of that rank it lies is
-        decided by how far it beats the next one. If all fits agree, it is what they say.
+        Ramdas and Tibshirani 2021, "Predictive inference with the jackknife+"): as many calibration images as it does
+        not beat there lie at or above the score that is given. Where it lies between its neighbours of that rank, the
+        margins over the last that it beats and the first that it does not say, so that the score has no jumps. If all
+        fits agree, it is what they say.
         """
         n = len(self.score_n)
         margin_bn = (score_fb[self.fit_n].T - self.score_n).sort(dim=1).values
         unbeaten_b = (margin_bn <= 0).sum(1)
-        margin_b = margin_bn.gather(1, unbeaten_b.clamp(max=n - 1)[:, None])[:, 0]
-        beaten_b = n - unbeaten_b
-        found_b = self.score_n[(beaten_b - 1).clamp(min=0)] + margin_b
-        next_b = self.score_n[beaten_b.clamp(max=n - 1)]
-        return torch.where(unbeaten_b > 0, torch.minimum(found_b, next_b), found_b)
+        over_b = margin_bn.gather(1, unbeaten_b.clamp(max=n - 1)[:, None])[:, 0]
+        under_b = -margin_bn.gather(1, (unbeaten_b - 1).clamp(min=0)[:, None])[:, 0]
+        last_b = self.score_n[(n - 1 - unbeaten_b).clamp(min=0)]
+        next_b = self.score_n[(n - unbeaten_b).clamp(max=n - 1)]
+        between_b = last_b + (next_b - last_b) * over_b / (over_b + under_b)
+        between_b = torch.minimum(between_b, next_b)  # not beyond it by rounding
+        outside_b = last_b + over_b  # above all of them, or below
+        return torch.where((unbeaten_b > 0) & (unbeaten_b < n), between_b, outside_b)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The numbers, by name, as they are saved."""

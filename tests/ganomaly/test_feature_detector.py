@@ -173,6 +173,8 @@ def test_fits_join_to_a_score_that_beats_as_many_calibration_images(seed: int, f
     assert ties or (at_or_above == unbeaten).all()
     worse = folds.joined(torch.from_numpy(new + rng.uniform(0, 1, new.shape))).numpy()
     assert (worse >= joined).all()
+    nearly = folds.joined(torch.from_numpy(np.where(new <= held_out.max(), new + 1e-9, new))).numpy()
+    assert ties or nearly == pytest.approx(joined, abs=1e-5)
     alike = np.repeat(new[:1], fits, axis=0)
     assert folds.joined(torch.from_numpy(alike)).numpy() == pytest.approx(alike[0], abs=1e-12)
 
