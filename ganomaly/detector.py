@@ -184,7 +184,7 @@ class Detector:
         rate = self.config.calibration.false_reject_rate
         self.judge.fit(fit_nhwc)
         held_out = self.judge.raw_scores_and_maps(calibrate_nhwc, lambda raw_n: np.ones(len(raw_n), dtype=bool))
-        self.calibration = self._calibration_of([raw for raw, _ in held_out], 1, trimmed_share)
+        self.calibration = self._calibration_of([raw for raw, _ in held_out], 0, trimmed_share)
         if self.config.input == "features":
             self.heat = HeatMapStatistics.fit_limit(_maps_of(held_out), rate)
             return

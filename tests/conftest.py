@@ -42,6 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="let the database be away for a minute instead of seconds")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what would write an incomplete page."""
+    if config.getoption("--write-reliability") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--write-reliability: each worker of -n sees its own tests only; leave -n out")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _process() -> None:
     """The settings that every process of the pipeline has."""

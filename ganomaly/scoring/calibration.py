@@ -299,7 +299,7 @@ class Calibration:
     def _promise_of_the_rest(self) -> str:
         rate, limit = f"{self.false_reject_rate:.2%}", f"(raw score above {self.limit:.4f})"
         parts = f"of good parts like the {self.n_images} calibration images"
-        if self.fold_size:
+        if self.fold_size and self._bound_of_the_rest > self.false_reject_rate + 1e-9:
             return (
                 f"{parts.capitalize()}, {rate} are expected to be flagged {limit}; guaranteed is at most "
                 f"{self._bound_of_the_rest:.2%}, because statistics were cross-fitted on few parts. Holding out "

@@ -22,6 +22,8 @@ SCORES: dict[str, type[Score]] = {
     "patches": PatchMemory,
 }
 """By the name that tables and saved statistics have for them. A new one needs its file and a line here."""
+LARGEST = 1e30
+"""Scores are cut there: an infinite one compares, and has margins."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +132,10 @@ class FoldScores:
         A new image is compared with each calibration image by the fit that saw neither (CV+, after Barber, Candes,
         Ramdas and Tibshirani 2021, "Predictive inference with the jackknife+"): as many calibration images as it does
         not beat there lie at or above the score that is given. Where it lies between its neighbours of that rank, the
-        margins over the last that it beats and the first that it does not say, so that the score has no jumps. If all
-        fits agree, it is what they say.
+        margins over the last that it beats and the first that it does not say, so that the score has no jumps but
+        where two comparisons tie at once. If all fits agree, it is what they say. What is not a number stays so.
         """
-        n = len(self.score_n)
+        n, score_fb = len(self.score_n), score_fb.clamp(-LARGEST, LARGEST)
         margin_bn = (score_fb[self.fit_n].T - self.score_n).sort(dim=1).values
         unbeaten_b = (margin_bn <= 0).sum(1)
         over_b = margin_bn.gather(1, unbeaten_b.clamp(max=n - 1)[:, None])[:, 0]
@@ -143,7 +145,8 @@ class FoldScores:
         between_b = last_b + (next_b - last_b) * over_b / (over_b + under_b)
         between_b = torch.minimum(between_b, next_b)  # not beyond it by rounding
         outside_b = last_b + over_b  # above all of them, or below
-        return torch.where((unbeaten_b > 0) & (unbeaten_b < n), between_b, outside_b)
+        joined_b = torch.where((unbeaten_b > 0) & (unbeaten_b < n), between_b, outside_b)
+        return joined_b + 0 * score_fb.sum(0)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """The numbers, by name, as they are saved."""
@@ -195,6 +198,7 @@ class Judged:
         """Scores (B,) above and below 0: of each fit the worst places of its map and the alarm of its grain, joined."""
         pairs = zip(self._map_fbhw, self.deviations, strict=True)
         score_fb = torch.stack([one_score(map_bhw, deviations_b) for map_bhw, deviations_b in pairs]).double()
+        assert (len(score_fb) == 1) == (self.folds is None)
         score_b: NDArray[np.float64] = (score_fb[0] if self.folds is None else self.folds.joined(score_fb)).numpy()
         return score_b
 
