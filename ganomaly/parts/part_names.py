@@ -1,4 +1,4 @@
-"""Which part an image shows: by its file name, and by what hangs together."""
+"""Parts of images: read from file names, and united where they hang together."""
 
 import re
 from collections import Counter
@@ -44,7 +44,7 @@ def parts_from_names(names: Sequence[str], pattern: str) -> list[str]:
 
 
 def suspected_parts(names: Sequence[str]) -> str | None:
-    """What file names suggest about parts, for people; None if nothing.
+    """Suggestion of file names about parts, for people; None if there is none.
 
     Names such as `kos07_Part3.jpg` or `01_20200905_277500_crop.png` are cut at their separators. A field that has
     a few values, each in many names, may be the part, the position or

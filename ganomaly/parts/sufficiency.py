@@ -1,4 +1,4 @@
-"""Whether normal images are enough to learn from: refusals that say the way out, and warnings."""
+"""Normal images that are too few, or too few parts: refusals that say the way out, and warnings."""
 
 import math
 from collections import Counter
@@ -93,7 +93,7 @@ def _way_out(n_parts: int, n_stated: int) -> str:
 
 
 def warning_of(parts: NDArray[np.str_], n_stated: int) -> str | None:
-    """What is wrong with images as a sample of parts, for people; None if nothing is.
+    """Fault of the images as a sample of parts, for people; None if there is none.
 
     Args:
         parts: part of each usable image, with near-duplicates united, (N,).

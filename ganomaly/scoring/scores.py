@@ -110,7 +110,7 @@ class FittedScores:
 
 @dataclass(frozen=True)
 class FoldScores:
-    """What the fits of cross-fitted statistics said of calibration images, each by the fit that did not see it.
+    """Scores of calibration images by cross-fitted statistics, each by the fit that did not see the image.
 
     Attributes:
         score_n: float64 (n,), ascending.

@@ -199,8 +199,8 @@ def test_few_images_can_beat_nearly_all_others_whatever_the_score() -> None:
             beats[inside[:, None] & ~inside], beats[~inside[:, None] & inside] = True, False
             unbeaten = (~beats & apart).sum(1)
             most = max(most, int((unbeaten <= a).sum()))
-    rate = 0.05 if a == 0 else (a + 1) / (len(fold) - m + 1)
-    calibration = Calibration(np.arange(len(fold) - m, dtype=np.float64), rate, fold_size=m)
+    n = len(fold) - m
+    calibration = Calibration(np.arange(n, dtype=np.float64), (a + 1) / (n + 1), fold_size=m)
     assert calibration.n_above == a
     assert most <= calibration.guaranteed_rate * len(fold) == pytest.approx(2 * a + m)
     assert most > a + m  # what the lowest of all fits would guarantee
