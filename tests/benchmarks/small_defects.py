@@ -4,7 +4,8 @@
 
 FOLDER has the layout of MVTec AD, or is "elpv-mono" or "elpv-poly". A detector is fitted with its defaults; the image's
 score is then taken from the same maps in several ways, one of them the product's (`ganomaly.scoring.score`); of several
-fits, on few images, the mean. The first column is the AUROC of the folder's own defects, the others that of drawn ones against the same good images.
+fits, on few images, the mean. The first column is the AUROC of the folder's own defects, the others that of drawn ones
+against the same good images.
 """
 
 from collections.abc import Callable
