@@ -14,7 +14,7 @@ from ganomaly.images.recipe import Recipe
 from ganomaly.parts.near_duplicates import SIDE_PX, content_ids, find_groups
 from ganomaly.parts.part_names import unite_parts
 from ganomaly.parts.sufficiency import check_counts, check_usable, unusable_in_words, warning_of
-from ganomaly.scoring.calibration import CalibrationConfig, required_calibration_images
+from ganomaly.scoring.calibration import CalibrationConfig, required_calibration_images, without_waste
 
 Role = Literal["train", "fit", "calibrate"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -139,7 +139,7 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
     roles = split_by_part(
         united.tolist(),
         statistics_fraction=config.statistics_fraction,
-        calibrate_fraction=config.calibrate_fraction,
+        calibrate_fraction=_held_out(united, config) / len(set(united.tolist())),
         seed=seed,
     )
     n_stated = len(united) if parts is None else len(set(stated.tolist()))
@@ -160,6 +160,12 @@ def plan_roles(prepared: Sequence[Prepared], parts: Sequence[str] | None, config
         warning=warning_of(united, n_stated),
         surplus=int(surplus.sum()),
     )
+
+
+def _held_out(united: NDArray[np.str_], config: CalibrationConfig) -> int:
+    """How many parts only calibrate."""
+    asked = round(len(set(united.tolist())) * config.calibrate_fraction)
+    return without_waste(asked, config.false_reject_rate, config.confidence)
 
 
 def _cross_fits(united: NDArray[np.str_], config: CalibrationConfig) -> bool:

@@ -9,7 +9,12 @@ from scipy import stats
 from scipy.stats import beta
 
 from ganomaly import Calibration, TrainingDataError
-from ganomaly.scoring.calibration import CalibrationConfig, plausible_false_rejects, required_calibration_images
+from ganomaly.scoring.calibration import (
+    CalibrationConfig,
+    plausible_false_rejects,
+    required_calibration_images,
+    without_waste,
+)
 
 FEW_VALUES = st.sampled_from([0.0, 0.5, 1.0, 1.25, 3.0])
 """So few that scores are often equal."""
@@ -102,6 +107,19 @@ def test_needs_one_over_alpha_minus_one_images(rate: float, needed: int) -> None
     message = rf"^{needed - 1} calibration images.*{rate:g} takes at least {needed} "
     with pytest.raises(TrainingDataError, match=message):
         Calibration.fit(np.arange(needed - 1), rate)
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "best"),
+    [(51, 0.05, 59), (38, 0.05, 39), (142, 0.05, 139), (18, 0.05, 18), (19, 0.05, 19), (29, 0.05, 19), (10, 0.3, 9)],
+)
+def test_no_part_of_the_rate_is_wasted(n: int, rate: float, best: int) -> None:
+    """51 images would keep 5 % by flagging 3.8 %, and miss defects for nothing."""
+    assert without_waste(n, rate) == best
+    assert without_waste(n, rate, 0.9) == n  # a confidence has no such steps
+    if n >= required_calibration_images(rate):
+        beyond = (best + 1) * rate
+        assert beyond == pytest.approx(round(beyond))  # a whole number of scores lies beyond the limit
 
 
 @pytest.mark.parametrize(
