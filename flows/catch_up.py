@@ -7,6 +7,7 @@ from flows.score_batch import NightResult, score_batch
 from tasks.errors import OperatingError
 from tasks.night.run import FailedImagesError, NothingJudgedError, SuspectNightError
 from tasks.night.survey import survey
+from tasks.registry.reaching import ModelRegistryError
 from tasks.steps import name_run
 from tasks.systems import open_systems
 
@@ -15,7 +16,8 @@ from tasks.systems import open_systems
 def catch_up(line: str, device: str = "auto") -> list[NightResult]:
     """Look through the line's whole prefix and score each production date of which some objects were never looked at.
 
-    Each date is a window of its own, with a report of its own; today's is still going on and is left to its night.
+    Each date is a window of its own, with a report of its own, and is judged by the model that judged the rest of it,
+    if one did; today's is still going on and is left to its night.
     Objects whose key does not follow the line's layout have no date: they are named in the log.
 
     Args:
@@ -23,14 +25,17 @@ def catch_up(line: str, device: str = "auto") -> list[NightResult]:
         device: `auto`, `cpu` or `cuda`.
     """
     logger = get_run_logger()
-    days = survey(open_systems(line), besides=()).days
+    systems = open_systems(line)
+    days = survey(systems, besides=()).days
     nights: list[NightResult] = []
     errors: list[OperatingError] = []
     for number, day in enumerate(days, start=1):
         logger.info("%s: day %d of %d, %s", line, number, len(days), day)
         try:
-            nights.append(score_batch(line, day, day, device=device))
-        except (FailedImagesError, NothingJudgedError, SuspectNightError) as error:
+            newest = systems.store.runs.newest(line, day, day)
+            model_version = None if newest is None else newest.model_version
+            nights.append(score_batch(line, day, day, model_version, device))
+        except (FailedImagesError, ModelRegistryError, NothingJudgedError, SuspectNightError) as error:
             logger.error("%s", error)
             errors.append(error)
     if errors:

@@ -12,6 +12,7 @@ from tasks.lines.window import last_production_date
 from tasks.night.lookback import days_to_revisit
 from tasks.night.pinned import NoChampionError
 from tasks.night.run import FailedImagesError, NothingJudgedError, SuspectNightError
+from tasks.registry.reaching import ModelRegistryError
 from tasks.steps import name_run
 from tasks.systems import open_systems
 
@@ -44,7 +45,7 @@ def nightly(line: str, production_date: date | None = None, device: str = "auto"
             score_batch(line, earlier, earlier, model_version, device)
         except (NothingJudgedError, SuspectNightError):  # its own night said so
             continue
-        except FailedImagesError as error:
+        except (FailedImagesError, ModelRegistryError) as error:
             logger.error("%s: %s", earlier, error)
             errors.append(error)
     if errors:

@@ -200,6 +200,8 @@ class Detector:
             TrainingDataError: if the calibration images are too few for the rate.
             ValueError: if the detector is not calibrated, or for a rate outside (0, 1).
         """
+        if not 0 < false_reject_rate < 1:
+            raise ValueError(f"false_reject_rate = {false_reject_rate}: must be more than 0 and less than 1")
         calibration = self._calibrated()
         other = calibration.with_rate(false_reject_rate)
         rates = {"false_reject_rate": false_reject_rate, "sure_rate": other.sure_rate}

@@ -250,6 +250,10 @@ def review(
     finding: Annotated[Literal["defect", "good"], typer.Option(help="What the part really is.")],
     who: Annotated[str, typer.Option(default_factory=user_name, help="Who found it.", show_default="the user's name")],
     note: Annotated[str, typer.Option(help="Anything worth knowing.")] = "",
+    day: Annotated[
+        datetime | None,
+        typer.Option("--date", formats=["%Y-%m-%d"], help="Production date of the part; default the newest."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Record what a person found on a part: a flagged part that is good, a part that passed and is defective, ...
@@ -264,7 +268,7 @@ def review(
         from tasks.audit.lookup import open_archive
         from tasks.audit.review import record_finding
 
-        found = record_finding(open_archive(), line, part_or_key, finding, who, note)
+        found = record_finding(open_archive(), line, part_or_key, finding, who, note, as_day(day))
         if as_json:
             typer.echo(to_json(asdict(found)))
         else:

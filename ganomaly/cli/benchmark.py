@@ -51,6 +51,7 @@ def benchmark(
     """
     with plain_errors():
         from ganomaly import DetectorConfig, load_config
+        from ganomaly.errors import TrainingDivergedError
         from ganomaly.evaluation.folder_tables import markdown, write_csv
         from ganomaly.evaluation.folders import DETECTOR, few, run_set
         from ganomaly.evaluation.machine import describe_machine
@@ -73,7 +74,7 @@ def benchmark(
                                 f"  AUROC {row.auroc:.3f}, good flagged {row.false_rejects:.1%}, defects missed "
                                 f"{row.escapes:.0%}, fit {row.fit_s:.0f} s, {row.images_per_s:.0f} images/s"
                             )
-                except ValueError as error:  # such as images that cannot train a detector as asked
+                except (ValueError, TrainingDivergedError) as error:  # such as too few images
                     failed = True
                     typer.secho(f"  {data.name}, seed {seed}: {error}", fg="red", err=True)
                 if rows:

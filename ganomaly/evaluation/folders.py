@@ -26,7 +26,7 @@ from ganomaly.images.recipe import Recipe
 from ganomaly.parts.part_names import parts_from_names
 from ganomaly.scoring.calibration import Calibration
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp")
 MAP_SIDE_PX = 512
 """Longer side at which maps are compared with masks."""
 DETECTOR = "detector"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from ganomaly.errors import ConfigError
@@ -30,6 +30,8 @@ PACKAGE_SCALING = ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 """Mean and deviation of grey levels that the package's weights were trained with, for each channel."""
 IMAGENET_SCALING = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HUB = "hub"
+LEAST_STRIDE = 4
+"""Of the coarsest map; `ganomaly.scoring.grain` measures in fields of 4 x 4 px."""
 
 
 class FeaturesConfig(BaseModel):
@@ -46,6 +48,13 @@ class FeaturesConfig(BaseModel):
     strides: tuple[int, ...] = Field(
         (8, 16), min_length=1, description="which feature maps: pixels of the network's input per place"
     )
+
+    @field_validator("strides")
+    @classmethod
+    def _has_places_of_a_field(cls, strides: tuple[int, ...]) -> tuple[int, ...]:
+        if max(strides) < LEAST_STRIDE:
+            raise ValueError(f"the coarsest must be at least {LEAST_STRIDE}: roughness has fields of that side")
+        return strides
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,10 @@ def _read(source: bytes | Path | str) -> bytes:
         )
     try:
         return Path(source).read_bytes()
-    except OSError as error:
-        raise ImageError("unreadable", f"{source} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise ImageError(
+            "unreadable", f"{source!s} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def _check_array(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> NDArray[np.uint8] | NDArray[np.uint16]:

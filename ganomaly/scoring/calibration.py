@@ -21,6 +21,9 @@ from scipy.special import bdtr
 
 from ganomaly.errors import TrainingDataError
 
+MOST_MORE = 1.2
+"""Times the calibration images that were asked for: others have to be left to learn from."""
+
 
 class CalibrationConfig(BaseModel):
     """The promise, and how many of the normal images are held back to keep it."""
@@ -115,7 +118,7 @@ def without_waste(n_images: int, false_reject_rate: float, confidence: float | N
         return n_images
     beyond = math.floor((n_images + 1) * false_reject_rate + 1e-9)
     below, above = (math.ceil(k / false_reject_rate - 1e-9) - 1 for k in (beyond, beyond + 1))
-    return below if n_images - below <= above - n_images else above
+    return above if above - n_images < n_images - below and above <= MOST_MORE * n_images else below
 
 
 def too_few_images(n_images: int, false_reject_rate: float, confidence: float | None) -> str | None:

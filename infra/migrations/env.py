@@ -1,6 +1,6 @@
 """Runs the migrations on the connection that `tasks.store.store` hands over; it reads no environment.
 
-A new migration: change the tables in `tasks/store/store.py`, write the next file in `versions/` (template
+A new migration: change the tables in `tasks/store/tables.py`, write the next file in `versions/` (template
 `script.py.mako`), and run the store's tests, which compare the two.
 """
 

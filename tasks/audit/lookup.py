@@ -9,6 +9,7 @@ from itertools import islice
 
 import pandas as pd
 
+from ganomaly.errors import ConfigError
 from tasks.bucket.bucket import ObjectStore
 from tasks.bucket.failures import ObjectStoreError
 from tasks.errors import OperatingError
@@ -37,7 +38,7 @@ class FlaggedDay:
         line: its name.
         day: the production date.
         run: whose model version's verdicts these are; they are not complete unless it is.
-        parts: worst first, see `ReportStore.flagged_parts`.
+        parts: worst first, see `Scores.flagged_parts`.
         limit: how many there are at most.
     """
 
@@ -141,7 +142,10 @@ def _way_out(archive: Archive, asked: str, line: str | None) -> str:
     if recorded := [key for key in keys if archive.store.images.find(key, line)]:
         return f"did you mean {', '.join(map(repr, recorded))}?"
     for name in lines_of(archive, line):
-        config = load_line(name, archive.settings.lines_dir)
+        try:
+            config = load_line(name, archive.settings.lines_dir)
+        except ConfigError:  # somebody else's mistake: `inspection lines` names it
+            continue
         for key in keys:
             if fields := config.parse_key(key):
                 return (

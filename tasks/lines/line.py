@@ -31,6 +31,8 @@ _ISO_DATE = "%Y-%m-%d"
 _DATE_PATTERNS = {"%Y": "[0-9]{4}", "%y": "[0-9]{2}", "%m": "[0-9]{2}", "%d": "[0-9]{2}"}
 
 
+OUTPUTS = "reports/"
+"""Where the pipeline writes: never an image of a line."""
 IGNORED = (
     *("*.json", "*.xml", "*.txt", "*.csv", "*.log", "*.ini", "*.md5", "*.sha1", "*.sha256", "*.crc"),
     *("*.part", "*.partial", "*.tmp", "*.lock", "Thumbs.db", ".DS_Store", "._*"),
@@ -192,6 +194,11 @@ class LineConfig(DetectorConfig):
     def ignores(self, key: str) -> bool:
         """Whether an object is no image and nobody need be told: a folder's own entry, or a name in `images.ignore`."""
         return self._ignored_regex.fullmatch(key.rpartition("/")[2].lower()) is not None
+
+    def is_own(self, key: str) -> bool:
+        """Whether an object is what the pipeline itself keeps in the bucket, wherever images lie."""
+        one = key in (self.images.mask, self.images.normal_list)
+        return one or key.startswith((OUTPUTS, self.golden_prefix))
 
     def today(self) -> date:
         """The date at the line."""

@@ -14,8 +14,6 @@ from tasks.report.report import STRAY_KEY, STRAY_SIZE
 from tasks.steps import NETWORK_STEP
 from tasks.systems import Systems
 
-OUTPUTS = "reports/"
-"""Where the pipeline writes: never an image of a line."""
 NUL_PICTURE = "\u2400"  # what stands for a NUL in a report store that cannot hold one
 
 
@@ -83,6 +81,8 @@ def list_window(systems: Systems, window: Window) -> Listing:
     with imports_left_alone():
         for prefix in systems.line.listing_prefixes(window.start, window.end):
             for found in systems.objects.list_objects(prefix):
+                if systems.line.is_own(found.key):
+                    continue
                 if systems.line.ignores(found.key):
                     ignored += 1
                     continue

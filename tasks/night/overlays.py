@@ -9,7 +9,8 @@ from ganomaly import Detector
 from ganomaly.images.preparation import read_image
 from ganomaly.images.regions import Region, RegionRules, find_regions
 from ganomaly.scoring.heatmap import draw_overlay
-from tasks.night.listing import OUTPUTS, ListedImage
+from tasks.lines.line import OUTPUTS
+from tasks.night.listing import ListedImage
 
 MAX_SIDE_PX = 640
 JPEG_QUALITY = 85

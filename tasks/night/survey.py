@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from tasks.bucket.bucket import ObjectInfo
 from tasks.lines.line import LineConfig
 from tasks.lines.window import Window
-from tasks.night.listing import OUTPUTS, storable
+from tasks.night.listing import storable
 from tasks.night.lookback import days_to_revisit
 from tasks.steps import NETWORK_STEP
 from tasks.systems import Systems
@@ -90,7 +90,7 @@ def way_out(line: LineConfig, unseen: Unseen) -> str:
 def _candidates(systems: Systems, left_out: Collection[date]) -> Iterator[ObjectInfo]:
     line, folders = systems.line, tuple(systems.line.prefix_for(day) for day in left_out)
     for found in systems.objects.list_objects(line.images.prefix):
-        if line.ignores(found.key) or found.key.startswith(OUTPUTS):
+        if line.ignores(found.key) or line.is_own(found.key):
             continue
         fields = line.parse_key(found.key)
         # another run's listing names what lies in a day's folder and is no image

@@ -15,6 +15,7 @@ from prefect.logging import get_run_logger
 from tasks.bucket.failures import ObjectStoreError
 from tasks.golden.golden_set import GoldenSetError, refuse_trained_on
 from tasks.golden.judging import GoldenJudgements, Judgements, judge_golden, judge_with
+from tasks.lines.line import LineConfig
 from tasks.night.listing import ListedImage
 from tasks.night.pinned import PinnedModel
 from tasks.promotion.gate import Gate, decide
@@ -126,14 +127,21 @@ def recent_images(
     if len(recorded) > line.models.recent_images:
         recorded = recorded.iloc[np.linspace(0, len(recorded) - 1, line.models.recent_images).astype(int)]
     known_images: set[str] = set()
-    known_parts: set[str] = set()
+    known_parts: set[tuple[date | None, str]] = set()
     for version in (challenger.version, champion.version):
         manifest = systems.registry.snapshot_manifest(version)
         known_images |= set(manifest["sha256"])
-        known_parts |= set(manifest["part"])
-    seen = recorded["sha256"].isin(known_images) | recorded["part"].isin(known_parts)
+        known_parts |= {_dated(line, row.key, row.part) for row in manifest.itertuples()}
+    parts = [_dated(line, row.key, row.part) in known_parts for row in recorded.itertuples()]
+    seen = recorded["sha256"].isin(known_images) | parts
     unseen = {row.key: (row.production_date, row.part) for row in recorded[~seen].itertuples()}
     return as_listed(recorded), unseen
+
+
+def _dated(line: LineConfig, key: str, part: str) -> tuple[date | None, str]:
+    """A part with its production date, as its key has it: names of parts may come again on another day."""
+    fields = line.parse_key(key)
+    return None if fields is None else fields.date, part
 
 
 def _fetched(systems: Systems, images: Sequence[ListedImage]) -> Iterator[tuple[str, bytes]]:

@@ -12,10 +12,11 @@ from ganomaly.detector import Detector
 from ganomaly.images.preparation import read_image
 from ganomaly.images.regions import RegionRules
 from tasks.bucket.failures import ObjectStoreError
+from tasks.lines.line import OUTPUTS
 from tasks.lines.window import Window
 from tasks.night.accounting import RunCounts
 from tasks.night.drift import WORDS, NightDrift, in_words
-from tasks.night.listing import OUTPUTS, Listing
+from tasks.night.listing import Listing
 from tasks.night.overlays import encode_jpeg, overlay_and_regions
 from tasks.night.pinned import PinnedModel
 from tasks.night.survey import Unseen, way_out

@@ -172,7 +172,8 @@ class NightReport:
     @property
     def judged(self) -> pd.DataFrame:
         """Part, verdict and normalised score of the images that have one: verdict ok or flagged."""
-        return self.scores.loc[self.scores["verdict"] != "unusable", ["part", "verdict", "normalised_score"]]
+        columns = ["production_date", "part", "verdict", "normalised_score"]
+        return self.scores.loc[self.scores["verdict"] != "unusable", columns]
 
     @property
     def unusable(self) -> pd.DataFrame:
@@ -218,12 +219,12 @@ class NightReport:
     @property
     def judged_parts(self) -> int:
         """Number of parts with at least one image that could be judged."""
-        return int(self.judged["part"].nunique())
+        return count_parts(self.judged)
 
     @property
     def uninspected_parts(self) -> int:
         """Number of parts none of whose recorded images could be judged."""
-        return int(self.scores["part"].nunique()) - self.judged_parts
+        return count_parts(self.scores) - self.judged_parts
 
 
 @dataclass(frozen=True)
@@ -253,14 +254,19 @@ def flagged_parts(report: NightReport) -> list[FlaggedPart]:
     flagged = report.scores[report.scores["verdict"] == "flagged"]
     # the raw score orders where the normalised one is too close to 1 to tell two images apart
     flagged = flagged.sort_values(["raw_score", "key"], ascending=[False, True])
-    images_of: dict[str, list[Any]] = {}
+    images_of: dict[tuple[date, str], list[Any]] = {}
     for image in flagged.itertuples(index=False, name="FlaggedImage"):
-        images_of.setdefault(image.part, []).append(image)
-    judged = Counter(report.judged["part"])
+        images_of.setdefault((image.production_date, image.part), []).append(image)
+    judged = Counter(zip(report.judged["production_date"], report.judged["part"], strict=True))
     return [
-        FlaggedPart(rank, part, tuple(images), judged[part])
-        for rank, (part, images) in enumerate(images_of.items(), start=1)
+        FlaggedPart(rank, part, tuple(images), judged[day, part])
+        for rank, ((day, part), images) in enumerate(images_of.items(), start=1)
     ]
+
+
+def count_parts(scores: pd.DataFrame) -> int:
+    """Number of parts in rows of scores: names may come again on another day."""
+    return len(scores[["production_date", "part"]].drop_duplicates())
 
 
 def _require_columns(name: str, table: pd.DataFrame, columns: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.report.report import NightReport
+from tasks.report.report import NightReport, count_parts
 
 
 def headline(report: NightReport) -> str:
@@ -17,7 +17,7 @@ def headline(report: NightReport) -> str:
     if report.judged.empty:
         clauses = ["No part could be judged"]
     else:
-        flagged = report.scores.loc[report.scores["verdict"] == "flagged", "part"].nunique()
+        flagged = count_parts(report.scores[report.scores["verdict"] == "flagged"])
         clauses = [f"{integer(flagged) if flagged else 'None'} of {counted(report.judged_parts, 'part')} flagged"]
     if report.changes:
         clauses.append(f"camera or process changed{', verdicts withheld' if report.withheld else ''}")

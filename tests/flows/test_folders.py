@@ -15,6 +15,7 @@ from deployments.commands.inspection import app
 from flows.catch_up import catch_up
 from flows.ingest_images import ingest_images
 from flows.nightly import nightly
+from flows.promote_model import promote_model
 from flows.train_ganomaly import train_ganomaly
 from ganomaly import TrainingDataError
 from tasks.bucket.bucket import ObjectStore
@@ -53,6 +54,20 @@ def test_what_no_run_looked_at_is_told_and_caught_up(trained: ObjectStore, store
     assert len(store.images.recorded(LINE, EPOCH, EPOCH)) == 3
     assert catch_up(LINE, device="cpu") == []
     assert nightly(LINE, LAST_DAY, device="cpu").never_seen == 1
+
+
+def test_late_images_are_judged_by_the_model_of_their_day(trained: ObjectStore, store: ReportStore) -> None:
+    """After a promotion, three late images of a day would have the whole day judged anew by another model."""
+    nightly(LINE, LAST_DAY, device="cpu")
+    registry = open_systems(LINE).registry
+    first = registry.champion(LINE)
+    train_ganomaly(LINE, seed=1, device="cpu")
+    promote_model(LINE, 2, without_gate="a test", who="ada", device="cpu")
+    assert registry.champion(LINE) != first
+    trained.put(key_of(LAST_DAY, "late"), plate(4000), "image/png")
+    (night,) = catch_up(LINE, device="cpu")
+    assert (night.model_version, night.counts.scored) == (1, 1)
+    assert night.counts.already_scored > 0
 
 
 def test_a_camera_of_12_bits_is_fit_to_judge(bucket: ObjectStore, write_line: Callable[..., Path]) -> None:

@@ -44,6 +44,7 @@ def test_settings_arrive_and_the_rest_are_defaults(tmp_path: Path) -> None:
         ("[recipe]\nsize_px = 16\n", ["recipe.size_px = 16", "greater than or equal to 32"]),
         ("[recipe]\nroi = [0, 0, 0, 5]\n", ["recipe.roi = ", "width and height at least 1"]),
         ("[score]\nmethod = 'best'\n", ["score.method = 'best'", "'global' or 'paper'"]),
+        ("[features]\nstrides = [2]\n", ["features.strides = ", "the coarsest must be at least 4"]),
         ("[calibration]\nfalse_reject_rate = 1\n", ["calibration.false_reject_rate = 1", "less than 1"]),
         (
             "[calibration]\ncalibrate_fraction = 0.95\n",

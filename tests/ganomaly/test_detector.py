@@ -131,9 +131,9 @@ def test_bad_images_are_verdicts_in_their_place(trained: Detector, draw_parts: D
     """One bad file would stop a night's run, or shift all later scores by one image."""
     good = draw_parts(2, seed=9)
     black = np.zeros((48, 48), np.uint8)
-    scores = trained.score([good[0], b"no image", black, "/no/such/file.png", good[1]])
-    assert [score.verdict == "unusable" for score in scores] == [False, True, True, True, False]
-    assert [score.reason for score in scores] == [None, "unreadable", "underexposed", "unreadable", None]
+    scores = trained.score([good[0], b"no image", black, "/no/such/file.png", good[1], "a\0b.png"])
+    assert [score.verdict == "unusable" for score in scores] == [False, True, True, True, False, True]
+    assert [score.reason for score in scores] == [None, "unreadable", "underexposed", "unreadable", None, "unreadable"]
     assert all(score.raw is None and score.p_value is None for score in scores[1:4])
     assert [scores[0], scores[4]] == trained.score(good)
 

@@ -111,7 +111,16 @@ def test_needs_one_over_alpha_minus_one_images(rate: float, needed: int) -> None
 
 @pytest.mark.parametrize(
     ("n", "rate", "best"),
-    [(51, 0.05, 59), (38, 0.05, 39), (142, 0.05, 139), (18, 0.05, 18), (19, 0.05, 19), (29, 0.05, 19), (10, 0.3, 9)],
+    [
+        (51, 0.05, 59),
+        (38, 0.05, 39),
+        (142, 0.05, 139),
+        (18, 0.05, 18),
+        (19, 0.05, 19),
+        (29, 0.05, 19),
+        (10, 0.3, 9),
+        (150, 0.01, 99),
+    ],
 )
 def test_no_part_of_the_rate_is_wasted(n: int, rate: float, best: int) -> None:
     """51 images would keep 5 % by flagging 3.8 %, and miss defects for nothing."""

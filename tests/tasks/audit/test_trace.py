@@ -31,9 +31,9 @@ NOON = datetime(2026, 3, 9, 12, tzinfo=UTC)
 HOSTILE = "images/plates/2026-03-09/p\x1b[31m\n<b>/top.png"
 
 
-def image(key: str, part: str, *, etag: str = "e1", captured_at: datetime = NOON) -> ImageRecord:
-    """A usable image of DAY."""
-    return ImageRecord(key, etag, part, key.rpartition("/")[2], DAY, captured_at, 1000, "ab" * 32, usable=True)
+def image(key: str, part: str, *, etag: str = "e1", captured_at: datetime = NOON, day: date = DAY) -> ImageRecord:
+    """A usable image."""
+    return ImageRecord(key, etag, part, key.rpartition("/")[2], day, captured_at, 1000, "ab" * 32, usable=True)
 
 
 def score(raw: float) -> ScoreRecord:
@@ -184,6 +184,16 @@ def test_what_a_finding_means(store: ReportStore, raw: float, finding: str, mean
     """Broken if a false reject is counted as an escape, or an agreeing finding as either."""
     judge(store, "plates", [(image("images/plates/2026-03-09/p1/t.png", "p1"), raw)])
     assert ask("review", "plates", "p1", "--finding", finding)["meaning"] == meaning
+
+
+def test_a_finding_belongs_to_the_newest_day_of_a_name(store: ReportStore) -> None:
+    """A plant that numbers each day from 1 would see a good part's finding written on last week's defect."""
+    earlier, keys = date(2026, 3, 2), [f"images/plates/2026-03-0{day}/p1/a.png" for day in (2, 9)]
+    judge(store, "plates", [(image(keys[0], "p1", day=earlier), 9.0), (image(keys[1], "p1"), 3.0)])
+    assert ask("review", "plates", "p1", "--finding", "good")["image"]["key"] == keys[1]
+    assert ask("review", "plates", "p1", "--finding", "defect", "--date", "2026-03-02")["image"]["key"] == keys[0]
+    other = inspection("review", "plates", "p1", "--finding", "good", "--date", "2026-03-03", code=1).stderr
+    assert "on 2026-03-03, but on 2026-03-02, 2026-03-09" in other
 
 
 def test_a_finding_belongs_to_the_worst_view_in_its_newest_form(store: ReportStore) -> None:

@@ -142,4 +142,9 @@ def test_files_beside_images_are_ignored_by_name(tmp_path: Path) -> None:
     own = line_with(tmp_path, '[images]\nignore = ["calib_*"]\n[scoring]\ndays_off = ["sunday"]')
     assert own.ignores("images/cells/2026-03-09/p/calib_1.png")
     assert not own.ignores("images/cells/2026-03-09/p/top.json")
+    for prefix in ('""', '"images/cells/"'):
+        kept = line_with(tmp_path, f'[images]\nprefix = {prefix}\nmask = "m.png"\nnormal_list = "n/good.csv"')
+        for key in ("reports/cells/2026-03-09/r/report.html", "golden/cells/good/a.png", "m.png", "n/good.csv"):
+            assert kept.is_own(key), key
+        assert not kept.is_own("images/cells/2026-03-09/p/top.png")
     assert [own.works_on(date(2026, 3, day)) for day in (7, 8, 9)] == [True, False, True]

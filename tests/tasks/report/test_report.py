@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
 
@@ -26,6 +26,7 @@ from tasks.report.tables import (
     regions_parquet,
     scores_parquet,
 )
+from tasks.report.words import headline
 
 HOSTILE = "<script>alert(1)</script>\"'&.png"
 DAY = date(2025, 11, 14)
@@ -145,6 +146,25 @@ def test_flagged_parts_are_ordered_by_their_worst_image() -> None:
         (3, "a", ["right"]),
     ]
     assert [part.judged_images for part in parts] == [1, 2, 2]
+
+
+def test_a_name_of_several_days_is_several_parts() -> None:
+    """Where numbers start anew each day, seven defective parts would be reported as one."""
+    earlier = DAY - timedelta(days=1)
+    rows = [
+        score_row("1", "v", "flagged", 30.0),
+        score_row("1", "v", "flagged", 40.0, key="k2", production_date=earlier),
+        score_row("2", "v", "ok", 1.0),
+        score_row("2", "v", "unusable", np.nan, key="k4", production_date=earlier),
+    ]
+    report = make_report(rows, window_start=earlier)
+
+    assert [(part.part, part.judged_images, part.images[0].production_date) for part in flagged_parts(report)] == [
+        ("1", 1, earlier),
+        ("1", 1, DAY),
+    ]
+    assert (report.judged_parts, report.uninspected_parts) == (3, 1)
+    assert headline(report).startswith("2 of 3 parts flagged")
 
 
 def test_order_survives_normalised_scores_that_tie() -> None:
