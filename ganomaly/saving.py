@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ganomaly.errors import DetectorFileError
 
-FORMAT_VERSION = 11
+FORMAT_VERSION = 12
 """The only one that is read: detectors of earlier ones were never released."""
 DESCRIPTION_FILE = "detector.json"
 WEIGHTS_FILE = "weights.safetensors"

@@ -14,13 +14,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganomaly.errors import ConfigError
-from ganomaly.features.backbone import FrozenNetwork
 
 Maps = list[NDArray[np.float32]]
-"""One map (C, h, w) for each stride."""
+"""One map (C, h, w) for each stride; behind them what else looks at them, (h, w)."""
 
 
 class Engine(Protocol):
@@ -63,11 +62,11 @@ class TorchEngine:
     """A network as torch runs it, in float32 as on a CPU: what was calibrated on one machine is judged on others.
 
     Args:
-        network: the frozen network.
+        network: pixels to maps, see `Engine.maps`.
         device: where it computes.
     """
 
-    def __init__(self, network: FrozenNetwork, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
         self._device = device
         self._network = network.to(device).to(memory_format=torch.channels_last)
 
@@ -75,11 +74,12 @@ class TorchEngine:
     def maps(self, image_hwc: NDArray[np.uint8]) -> Maps:
         """See `Engine`."""
         pixels_1chw = torch.from_numpy(np.ascontiguousarray(image_hwc)).to(self._device).permute(2, 0, 1)[None].float()
-        found: Sequence[Tensor] = self._network(pixels_1chw)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # 10 bits of mantissa, where a GPU has it
+            found: Sequence[Tensor] = self._network(pixels_1chw)
         return [map_1chw[0].float().cpu().numpy() for map_1chw in found]
 
 
-def export(network: FrozenNetwork, height_px: int, width_px: int) -> bytes:
+def export(network: nn.Module, height_px: int, width_px: int) -> bytes:
     """The network as an ONNX graph for images of one size, weights and scaling of pixels included."""
     target = io.BytesIO()
     with warnings.catch_warnings():

@@ -19,6 +19,7 @@ from ganomaly.features.backbone import Backbone, load_backbone, restore_backbone
 from ganomaly.features.engine import CompiledEngine, Engine, TorchEngine, export
 from ganomaly.features.extraction import Drawn, FeatureStore, StoredVectors, vectors_of
 from ganomaly.judges.judge import NOT_FITTED, PreparedImages, WorthAMap
+from ganomaly.networks.defect_discriminator import DefectDiscriminator, Seeing, learn_to_find_defects
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly, one_cycle
 from ganomaly.networks.layers import initialise
 from ganomaly.networks.training import EpochStats, train
@@ -34,6 +35,7 @@ COPIES = 6
 MOST_BYTES = 8e9
 BACKBONE = "backbone."
 NETWORK = "network."
+DISCRIMINATOR = "defects."
 GRAPH = "graph"
 FOLDS = "folds."
 
@@ -50,6 +52,7 @@ class FeatureJudge:
 
     Attributes:
         network: GANomaly over the maps; None before `train` and where statistics are cross-fitted.
+        discriminator: finds drawn defects; None before `train`, where statistics are cross-fitted, and where it cannot.
         fitted: the scores; several where statistics are cross-fitted, each fitted without one fold.
         folds: what these said of the calibration images; None where one fit judges.
     """
@@ -67,17 +70,21 @@ class FeatureJudge:
         self._grid = (0, 0)
         self._n_fields = 0
         self.network: FeatureGANomaly | None = None
+        self.discriminator: DefectDiscriminator | None = None
         self.fitted: tuple[FittedScores, ...] = ()
         self.folds: FoldScores | None = None
 
     def train(self, images_nhwc: PreparedImages) -> Iterator[EpochStats]:
-        """Train GANomaly on the maps of prepared normal images, uint8 (N, H, W, 3), one epoch per value drawn.
+        """Train on the maps of prepared normal images, uint8 (N, H, W, 3): GANomaly, one epoch per value drawn.
 
-        An epoch is `EPOCH` images drawn from all.
+        An epoch is `EPOCH` images drawn from all. Before the first one, drawn defects are learned to be found.
 
         Raises:
             TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
+        maps_of, seed = self._started_engine().maps, self.config.training.seed
+        self.discriminator = learn_to_find_defects(list(images_nhwc), maps_of, seed, self.device)
+        self._engine = self._new_engine()
         vectors = self._extracted(images_nhwc)
         n_features = vectors.size - self._n_fields
         mean_k, scale_k = (numbers_k[:n_features] for numbers_k in _standard(vectors))
@@ -159,7 +166,8 @@ class FeatureJudge:
 
     def raw_scores_by_method(self, images_nhwc: PreparedImages) -> dict[str, NDArray[np.float64]]:
         """The scores (N,) of all ways to judge, of prepared images, uint8 (N, H, W, 3), and "fused"."""
-        names = ["fused", *self._fitted()[0].scores, "grain"]
+        drawn = [] if self.discriminator is None else ["drawn"]
+        names = ["fused", *self._fitted()[0].scores, *drawn, "grain"]
         judged = self._for_each_batch(lambda batch: self._judged(batch).by_method(), images_nhwc)
         return {name: np.concatenate([np.empty(0), *(of[name] for of in judged)]) for name in names}
 
@@ -181,15 +189,21 @@ class FeatureJudge:
         return [one for batch in self._for_each_batch(judge, images_nhwc) for one in batch]
 
     def _judged(self, images_bhwc: PreparedImages) -> Judged:
-        return self._judgement(self._vectors_of(images_bhwc), self._fitted(), self.folds)
+        vectors, beyond = zip(*(self._seen(image_hwc) for image_hwc in images_bhwc), strict=True)
+        drawn_bhw = None if self.discriminator is None else torch.from_numpy(np.stack(beyond))
+        return self._judgement(np.stack(vectors), self._fitted(), self.folds, drawn_bhw)
 
     def _judgement(
-        self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores], folds: FoldScores | None
+        self,
+        vectors_blk: NDArray[np.float16],
+        fitted: Sequence[FittedScores],
+        folds: FoldScores | None,
+        drawn_bhw: Tensor | None = None,
     ) -> Judged:
-        """What the fits say of some images, of vectors (B, L, K + G)."""
+        """What the fits say of some images, of vectors (B, L, K + G), and the discriminator's (B, h, w), if any."""
         x_blk = torch.from_numpy(vectors_blk.astype(np.float32)).to(self.device)
         maps, deviations = zip(*((one.maps(x_blk, self.network), one.deviations(x_blk)) for one in fitted), strict=True)
-        return Judged(maps, deviations, folds).of(self.places)
+        return Judged(maps, deviations, folds, drawn_bhw).of(self.places)
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
@@ -197,6 +211,8 @@ class FeatureJudge:
         weights[GRAPH] = torch.frombuffer(bytearray(self._graph()), dtype=torch.uint8)
         if self.network is not None:
             weights |= {NETWORK + name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
+        if self.discriminator is not None:
+            weights |= {DISCRIMINATOR + name: tensor for name, tensor in self.discriminator.state_dict().items()}
         return weights
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -228,6 +244,8 @@ class FeatureJudge:
             KeyError, RuntimeError, ValueError: if they do not make a judge.
         """
         self._saved = below(BACKBONE, weights), facts["backbone"]
+        if discriminator := below(DISCRIMINATOR, weights):
+            self.discriminator = DefectDiscriminator.restored(discriminator)
         self._engine = self._new_engine(weights[GRAPH].numpy().tobytes())
         self._grid = (int(facts["grid"][0]), int(facts["grid"][1]))
         fits = (FittedScores.from_arrays(below(f"fit{number}.", arrays)) for number in range(int(facts["fits"])))
@@ -244,7 +262,8 @@ class FeatureJudge:
         if not self.fitted:
             return None
         origin = self._origin
-        return f"features of {origin['network']} ({origin['licence']}), judged by {', '.join(self.fitted[0].scores)}"
+        judges = ", ".join([*self.fitted[0].scores, *(["drawn defects"] if self.discriminator is not None else [])])
+        return f"features of {origin['network']} ({origin['licence']}), judged by {judges}"
 
     @cached_property
     def places(self) -> Tensor | None:
@@ -302,38 +321,48 @@ class FeatureJudge:
         return self._backbone
 
     @property
+    def seeing(self) -> Seeing:
+        """The frozen network and, if there is one, the discriminator over its maps."""
+        return Seeing(self.backbone.network, self.discriminator)
+
+    @property
     def _origin(self) -> Mapping[str, str]:
         return self.backbone.origin if self._saved is None else self._saved[1]
 
     def _graph(self) -> bytes:
         if isinstance(self._engine, CompiledEngine):
             return self._engine.graph
+        return self._exported()
+
+    def _exported(self) -> bytes:
         if self.config.recipe.input_px is None:
             raise ValueError("recipe.input_px is open: let `Detector.fit` decide it, or `DetectorConfig.fitted_to`")
-        return export(self.backbone.network, *self.config.recipe.input_px)
+        return export(self.seeing, *self.config.recipe.input_px)
 
     def _new_engine(self, graph: bytes | None = None) -> Engine:
         if self.device.type == "cpu":
-            return CompiledEngine(self._graph() if graph is None else graph)
-        return TorchEngine(self.backbone.network, self.device)
+            return CompiledEngine(self._exported() if graph is None else graph)
+        return TorchEngine(self.seeing, self.device)
 
     def _started_engine(self) -> Engine:
         if self._engine is None:
             self._engine = self._new_engine()
         return self._engine
 
-    def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """Features and roughness of each place of an image, (L, K + G)."""
-        vectors, self._grid = vectors_of(self._started_engine().maps(image_hwc))
+    def _seen(self, image_hwc: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float32] | None]:
+        """Features and roughness of each place of an image, (L, K + G), and what the discriminator says, (h, w)."""
+        maps, beyond = self._started_engine().maps(image_hwc), None
+        if self.discriminator is not None:
+            *maps, beyond = maps
+        vectors, self._grid = vectors_of(maps)
         rough = roughness(image_hwc, self._grid)
         self._n_fields = rough.shape[1]
         if self.places is not None:
             rough[self.places.cpu().numpy().ravel() == 0] = 0  # the same on all images: nothing is unusual there
-        return np.concatenate([vectors, rough], axis=1)
+        return np.concatenate([vectors, rough], axis=1), beyond
 
-    def _vectors_of(self, images_bhwc: PreparedImages) -> NDArray[np.float16]:
-        """Vectors (B, L, K) of some images."""
-        return np.stack([self._vectors(image_hwc) for image_hwc in images_bhwc])
+    def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:
+        return self._seen(image_hwc)[0]
 
     def _for_each_batch(self, work: Callable[[PreparedImages], _Found], images_nhwc: PreparedImages) -> list[_Found]:
         """What the work makes of each batch of images, in order."""

@@ -22,6 +22,9 @@ SCORES: dict[str, type[Score]] = {
     "patches": PatchMemory,
 }
 """By the name that tables and saved statistics have for them. A new one needs its file and a line here."""
+DRAWN_GATE, DRAWN_WEIGHT = 2.0, 0.5
+"""Deviations beyond the highest of good images from which a place that looks like a drawn defect counts, and what each
+further one adds to the score of the image, in which good images vary by about one."""
 LARGEST = 1e30
 """Scores are cut there: an infinite one compares, and has margins."""
 
@@ -170,17 +173,22 @@ class Judged:
         maps: of each fit the map (B, h, w) of each of its scores, by name.
         deviations: of each fit how unusual the roughness of whole images is, (B,).
         folds: how several fits become one score; None for one fit.
+        drawn_bhw: how much places look like those with a drawn defect, (B, h, w), see `DefectDiscriminator`; None
+            where nothing looks for them.
     """
 
     maps: Sequence[Mapping[str, Tensor]]
     deviations: Sequence[Tensor]
     folds: FoldScores | None = None
+    drawn_bhw: Tensor | None = None
 
     def of(self, places: Tensor | None) -> "Judged":
         """The same on the CPU; `places` (h, w) has 0 where nothing is judged."""
         shown = 1 if places is None else places
         maps = [{name: (map_bhw * shown).cpu() for name, map_bhw in of.items()} for of in self.maps]
-        return Judged(maps, [deviations_b.cpu() for deviations_b in self.deviations], self.folds)
+        shown = 1 if places is None else places.cpu()
+        drawn_bhw = None if self.drawn_bhw is None else self.drawn_bhw * shown
+        return Judged(maps, [deviations_b.cpu() for deviations_b in self.deviations], self.folds, drawn_bhw)
 
     @cached_property
     def _map_fbhw(self) -> Tensor:
@@ -190,14 +198,16 @@ class Judged:
     @property
     def map_bhw(self) -> NDArray[np.float32]:
         """The heat map of each image, not yet standardised."""
-        found: NDArray[np.float32] = self._map_fbhw.mean(0).numpy()
+        map_bhw = self._map_fbhw.mean(0)
+        found: NDArray[np.float32] = with_drawn(map_bhw, self.drawn_bhw).numpy()
         return found
 
     @property
     def score_b(self) -> NDArray[np.float64]:
         """Scores (B,) above and below 0: of each fit the worst places of its map and the alarm of its grain, joined."""
         pairs = zip(self._map_fbhw, self.deviations, strict=True)
-        score_fb = torch.stack([one_score(map_bhw, deviations_b) for map_bhw, deviations_b in pairs]).double()
+        said = [one_score(map_bhw, deviations_b, self.drawn_bhw) for map_bhw, deviations_b in pairs]
+        score_fb = torch.stack(said).double()
         assert (len(score_fb) == 1) == (self.folds is None)
         score_b: NDArray[np.float64] = (score_fb[0] if self.folds is None else self.folds.joined(score_fb)).numpy()
         return score_b
@@ -210,12 +220,30 @@ class Judged:
     def by_method(self) -> dict[str, NDArray[np.float64]]:
         """Raw scores (B,), "fused", and beside them what each score alone says, the mean of the fits, by name."""
         alone = {name: _mean_raw([worst_places(of_fit[name]) for of_fit in self.maps]) for name in self.maps[0]}
+        if self.drawn_bhw is not None:
+            alone["drawn"] = as_raw(self.drawn_bhw.flatten(1).amax(1).double().numpy())
         return {"fused": self.raw_b} | alone | {"grain": _mean_raw(self.deviations)}
 
 
-def one_score(map_bhw: Tensor, deviations_b: Tensor) -> Tensor:
-    """What one fit says of images, (B,), by its map (B, h, w) and the deviations of their grain: above and below 0."""
-    return worst_places(map_bhw) + alarm(deviations_b)
+def one_score(map_bhw: Tensor, deviations_b: Tensor, drawn_bhw: Tensor | None) -> Tensor:
+    """What one fit says of images, (B,), above and below 0.
+
+    Args:
+        map_bhw: its map.
+        deviations_b: of their grain.
+        drawn_bhw: see `Judged`.
+    """
+    score_b = worst_places(map_bhw) + alarm(deviations_b)
+    return score_b if drawn_bhw is None else score_b + _beyond(drawn_bhw).flatten(1).amax(1)
+
+
+def with_drawn(map_bhw: Tensor, drawn_bhw: Tensor | None) -> Tensor:
+    """A map (B, h, w) with what looks like a drawn defect put onto it."""
+    return map_bhw if drawn_bhw is None else map_bhw + _beyond(drawn_bhw)
+
+
+def _beyond(drawn_bhw: Tensor) -> Tensor:
+    return DRAWN_WEIGHT * (drawn_bhw - DRAWN_GATE).clamp(min=0)
 
 
 def as_raw(score_b: NDArray[np.float64]) -> NDArray[np.float64]:

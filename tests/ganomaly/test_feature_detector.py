@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -55,10 +56,25 @@ def test_defects_are_found_where_they_are(which: str, request: pytest.FixtureReq
     assert top - 12 <= row <= bottom + 12
 
 
+def test_a_spot_smaller_than_a_place_is_seen(trained: Detector) -> None:
+    """What a person sees at once would drown in edges that move by a pixel."""
+    good = draw(40, seed=11)
+    spotted = [cv2.circle(image.copy(), (30, 20), 3, (40, 40, 40), -1) for image in good]
+    pixels = [one.pixels for one in trained.prepare_all(good + spotted)]
+    found = trained.raw_scores_by_method(pixels)
+    labels = [0] * 40 + [1] * 40
+    assert roc_auc_score(labels, found["drawn"]) > 0.95
+    assert roc_auc_score(labels, found["fused"]) > 0.95
+    heat = trained.heat_maps(pixels[40:]).mean(0)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert abs(column / heat.shape[1] - 30 / WIDTH) < 0.15
+    assert abs(row / heat.shape[0] - 20 / HEIGHT) < 0.2
+
+
 def test_ways_of_judging_are_those_that_could_be_fitted(trained: Detector, of_few: Detector) -> None:
     """GANomaly would be left out where it was trained, or asked for where it was not."""
     pixels = [one.pixels for one in trained.prepare_all(draw(3, seed=2))]
-    assert set(trained.raw_scores_by_method(pixels)) == {"fused", "residual", "places", "patches", "grain"}
+    assert set(trained.raw_scores_by_method(pixels)) == {"fused", "residual", "places", "patches", "drawn", "grain"}
     assert set(of_few.raw_scores_by_method(pixels)) == {"fused", "places", "patches", "grain"}
     assert trained.calibration is not None
     assert of_few.calibration is not None
