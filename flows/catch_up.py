@@ -4,12 +4,16 @@ from prefect import flow
 from prefect.logging import get_run_logger
 
 from flows.score_batch import NightResult, score_batch
-from tasks.errors import OperatingError
+from ganomaly.errors import DetectorFileError
+from tasks.night.pinned import NoChampionError
 from tasks.night.run import FailedImagesError, NothingJudgedError, SuspectNightError
 from tasks.night.survey import survey
-from tasks.registry.reaching import ModelRegistryError
+from tasks.registry.reaching import ModelRegistryError, RegistryUnreachableError
 from tasks.steps import name_run
 from tasks.systems import open_systems
+
+MODEL_ERRORS = (DetectorFileError, ModelRegistryError)
+"""The model that judged a day is gone, or of an older format: other days may still be judged."""
 
 
 @flow(name="catch-up", flow_run_name=name_run)
@@ -28,14 +32,16 @@ def catch_up(line: str, device: str = "auto") -> list[NightResult]:
     systems = open_systems(line)
     days = survey(systems, besides=()).days
     nights: list[NightResult] = []
-    errors: list[OperatingError] = []
+    errors: list[Exception] = []
     for number, day in enumerate(days, start=1):
         logger.info("%s: day %d of %d, %s", line, number, len(days), day)
         try:
-            newest = systems.store.runs.newest(line, day, day)
-            model_version = None if newest is None else newest.model_version
+            newest = systems.store.runs.of_line(line, 1, day)
+            model_version = newest[0].model_version if newest else None
             nights.append(score_batch(line, day, day, model_version, device))
-        except (FailedImagesError, ModelRegistryError, NothingJudgedError, SuspectNightError) as error:
+        except (NoChampionError, RegistryUnreachableError):  # other days would fail alike
+            raise
+        except (*MODEL_ERRORS, FailedImagesError, NothingJudgedError, SuspectNightError) as error:
             logger.error("%s", error)
             errors.append(error)
     if errors:

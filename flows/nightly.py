@@ -7,12 +7,12 @@ from prefect.logging import get_run_logger
 
 from flows.ingest_images import ingest_images
 from flows.score_batch import NightResult, score_batch
-from tasks.errors import OperatingError
+from ganomaly.errors import DetectorFileError
 from tasks.lines.window import last_production_date
 from tasks.night.lookback import days_to_revisit
 from tasks.night.pinned import NoChampionError
 from tasks.night.run import FailedImagesError, NothingJudgedError, SuspectNightError
-from tasks.registry.reaching import ModelRegistryError
+from tasks.registry.reaching import ModelRegistryError, RegistryUnreachableError
 from tasks.steps import name_run
 from tasks.systems import open_systems
 
@@ -32,7 +32,7 @@ def nightly(line: str, production_date: date | None = None, device: str = "auto"
     logger = get_run_logger()
     systems = open_systems(line)
     day = production_date or last_production_date(systems.line.timezone, runtime.flow_run.scheduled_start_time)
-    errors: list[OperatingError] = []
+    errors: list[Exception] = []
     try:
         night = score_batch(line, day, day, device=device)
     except NoChampionError:
@@ -45,9 +45,11 @@ def nightly(line: str, production_date: date | None = None, device: str = "auto"
             score_batch(line, earlier, earlier, model_version, device)
         except (NothingJudgedError, SuspectNightError):  # its own night said so
             continue
-        except (FailedImagesError, ModelRegistryError) as error:
+        except (DetectorFileError, FailedImagesError, ModelRegistryError) as error:
             logger.error("%s: %s", earlier, error)
             errors.append(error)
+            if isinstance(error, RegistryUnreachableError):
+                break
     if errors:
         raise errors[0]
     return night

@@ -7,6 +7,7 @@ ask at the same time, each computes on one core.
 
 import copy
 import io
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,6 +21,9 @@ from ganomaly.errors import ConfigError
 
 Maps = list[NDArray[np.float32]]
 """One map (C, h, w) for each stride; behind them what else looks at them, (h, w)."""
+
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Engine(Protocol):
@@ -74,7 +78,12 @@ class TorchEngine:
     def maps(self, image_hwc: NDArray[np.uint8]) -> Maps:
         """See `Engine`."""
         pixels_1chw = torch.from_numpy(np.ascontiguousarray(image_hwc)).to(self._device).permute(2, 0, 1)[None].float()
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # 10 bits of mantissa, where a GPU has it
+        backend = torch.backends.cudnn
+        # TF32 has 10 bits of mantissa; whether it is used is one setting for all threads
+        with (
+            _ONE_AT_A_TIME,
+            backend.flags(True, backend.benchmark, deterministic=backend.deterministic, allow_tf32=False),
+        ):
             found: Sequence[Tensor] = self._network(pixels_1chw)
         return [map_1chw[0].float().cpu().numpy() for map_1chw in found]
 

@@ -82,8 +82,11 @@ class FeatureJudge:
         Raises:
             TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
+        self._forget_discriminator()
+        self._seen(images_nhwc[0])  # now the grid is known
+        judged_hw = None if self.places is None else self.places.cpu().numpy() > 0
         maps_of, seed = self._started_engine().maps, self.config.training.seed
-        self.discriminator = learn_to_find_defects(list(images_nhwc), maps_of, seed, self.device)
+        self.discriminator = learn_to_find_defects(list(images_nhwc), maps_of, seed, self.device, judged_hw)
         self._engine = self._new_engine()
         vectors = self._extracted(images_nhwc)
         n_features = vectors.size - self._n_fields
@@ -149,6 +152,7 @@ class FeatureJudge:
         n_folds: int,
         trusted_n: NDArray[np.bool_] | Literal[True] = True,
     ) -> tuple[tuple[FittedScores, ...], NDArray[np.float64], NDArray[np.float32]]:
+        self._forget_discriminator()
         vectors, fitted = self._extracted(images_nhwc), []
         maps_nhw, score_n = np.zeros((len(images_nhwc), *self._grid), np.float32), np.zeros(len(images_nhwc))
         for fold in range(n_folds):
@@ -212,7 +216,7 @@ class FeatureJudge:
         if self.network is not None:
             weights |= {NETWORK + name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
         if self.discriminator is not None:
-            weights |= {DISCRIMINATOR + name: tensor for name, tensor in self.discriminator.state_dict().items()}
+            weights |= {DISCRIMINATOR + name: tensor.cpu() for name, tensor in self.discriminator.state_dict().items()}
         return weights
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -375,6 +379,10 @@ class FeatureJudge:
             shape = self._vectors(images_nhwc[0]).shape
             self._store = FeatureStore(self._vectors, (shape[0], shape[1]), usable_cores())
         return self._store.add(images_nhwc)
+
+    def _forget_discriminator(self) -> None:
+        if self.discriminator is not None:
+            self.discriminator = self._engine = None
 
     def _forget_vectors(self) -> None:
         if self._store is not None:

@@ -6,11 +6,12 @@ a density as a spot. This network has seen both, edges that moved and spots that
 Where it cannot (hair-thin cracks in a surface that is as rough), `learn_to_find_defects` says so by giving none.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -29,10 +30,14 @@ Maps = Sequence[NDArray[np.float32]]
 WIDTH, NARROW = 64, 32
 MOST_IMAGES, COPIES = 256, 2
 """Of good parts that are learned from, drawn by the seed, and copies of each that get defects."""
-HELD_OUT = 6
-"""Of so many images one is not learned from: it says what good images reach, and whether drawn defects are found."""
+HELD_OUT, LEAST_HELD_OUT = 6, 8
+"""Of so many images one is not learned from: it says what good images reach, and whether drawn defects are found. That
+takes some of them."""
+MOST_BYTES = 2e9
+"""Of their maps, on disk: of large maps fewer images are learned from."""
 CHANGED, UNCHANGED = 12.0, 3.0
 """Grey levels from which a place has a defect, and up to which it has none. In between nothing is asked."""
+NOT_ASKED = 2
 STEPS, WINDOWS, WINDOW = 500, 24, 16
 """Of training: steps, windows in each, and places of the finest map on each side of one."""
 LEARNING_RATE, WEIGHT_DECAY = 5e-3, 0.05
@@ -121,7 +126,7 @@ class _Examples:
 
     Attributes:
         maps: for each stride (N, C, h, w).
-        changed_nhw: uint8 (N, h, w) of the finest map: 1 with a defect, 0 without, 2 in between.
+        changed_nhw: uint8 (N, h, w) of the finest map: 1 with a defect, 0 without, `NOT_ASKED` in between.
     """
 
     maps: tuple[NDArray[np.float16], ...]
@@ -148,7 +153,11 @@ class _Examples:
 
 
 def learn_to_find_defects(
-    images: Sequence[Image], maps_of: Callable[[Image], Maps], seed: int, device: torch.device
+    images: Sequence[Image],
+    maps_of: Callable[[Image], Maps],
+    seed: int,
+    device: torch.device,
+    judged_hw: NDArray[np.bool_] | None = None,
 ) -> DefectDiscriminator | None:
     """Draw defects into images of good parts and learn to find them.
 
@@ -157,17 +166,25 @@ def learn_to_find_defects(
         maps_of: gives the maps of one image; asked by several threads.
         seed: draws images, defects, weights and their order.
         device: where it trains; the result lies on the CPU.
+        judged_hw: which places of the coarsest map are judged; None for all.
 
     Returns:
-        None where drawn defects are not found in held-out images.
+        None where drawn defects are not found in held-out images, or too few are there to tell.
     """
     rng = np.random.default_rng(seed)
-    chosen = [images[at] for at in rng.permutation(len(images))[:MOST_IMAGES]]
+    first = maps_of(images[0])
+    most = int(MOST_BYTES / (2 * (1 + COPIES) * sum(one.size for one in first)))
+    chosen = [images[at] for at in rng.permutation(len(images))[: min(MOST_IMAGES, most)]]
     held_out = np.arange(len(chosen)) % HELD_OUT == 0
+    if held_out.sum() < LEAST_HELD_OUT:
+        return None
     with tempfile.TemporaryFile(prefix="drawn-") as file:
-        examples = _drawn(chosen, maps_of, rng, file)
+        examples = _drawn(chosen, held_out, maps_of, rng, file)
+        if judged_hw is not None:
+            finer = examples.changed_nhw.shape[1] // judged_hw.shape[0]
+            examples.changed_nhw[:, ~judged_hw.repeat(finer, 0).repeat(finer, 1)] = NOT_ASKED
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             discriminator = DefectDiscriminator(sum(int(of_all.shape[1]) for of_all in examples.maps))
         discriminator.standard = _standard(examples, np.flatnonzero(~held_out))
         discriminator.to(device)
@@ -177,18 +194,26 @@ def learn_to_find_defects(
     return discriminator.cpu() if found >= LEAST_AUROC else None
 
 
-def _drawn(images: Sequence[Image], maps_of: Callable[[Image], Maps], rng: np.random.Generator, file: Any) -> _Examples:
-    """Maps of the images and, after them, of copies with defects."""
-    seeds = rng.integers(2**31, size=(COPIES, len(images)))
+def _drawn(
+    images: Sequence[Image],
+    held_out: NDArray[np.bool_],
+    maps_of: Callable[[Image], Maps],
+    rng: np.random.Generator,
+    file: BinaryIO,
+) -> _Examples:
+    """Maps of the images and, after them, of copies with defects, which show nothing of other held-out images."""
+    first, seeds = maps_of(images[0]), rng.integers(2**31, size=(COPIES, len(images)))
+    others = [image for image, out in zip(images, held_out.tolist(), strict=True) if not out]
 
-    def look(copy: int, at: int) -> tuple[Maps, NDArray[np.float32] | None]:
+    def look(copy: int, at: int) -> tuple[Maps, NDArray[np.uint8] | int]:
         if copy == 0:
-            return maps_of(images[at]), None
-        drawn, changed = with_defects(images[at], images, np.random.default_rng(seeds[copy - 1, at]))
-        return maps_of(drawn), changed
+            return maps_of(images[at]), 0
+        drawn, changed = with_defects(images[at], others, np.random.default_rng(seeds[copy - 1, at]))
+        return maps_of(drawn), _places(changed, first[0].shape[1:])
 
-    first = maps_of(images[0])
     n, sizes = (1 + COPIES) * len(images), [one.size for one in first]
+    if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and none in the middle of a write to memory
+        os.posix_fallocate(file.fileno(), 0, 2 * n * sum(sizes))
     all_numbers = np.memmap(file, np.float16, "w+", shape=(sum(sizes) * n,))
     starts = np.cumsum([0, *(size * n for size in sizes)])
     maps = tuple(
@@ -201,20 +226,19 @@ def _drawn(images: Sequence[Image], maps_of: Callable[[Image], Maps], rng: np.ra
         for row, (found, changed) in enumerate(pool.map(lambda task: look(*task), tasks)):
             for of_all, one in zip(maps, found, strict=True):
                 of_all[row] = one
-            if changed is not None:
-                changed_nhw[row] = _places(changed, changed_nhw.shape[1:])
+            changed_nhw[row] = changed
     return _Examples(maps, changed_nhw)
 
 
 def _places(changed: NDArray[np.float32], grid: tuple[int, ...]) -> NDArray[np.uint8]:
     """1 for places (h, w) that a defect changed, 0 for those that none did, 2 in between."""
     most_hw = F.adaptive_max_pool2d(torch.from_numpy(changed)[None], grid)[0].numpy()
-    return np.where(most_hw > CHANGED, 1, np.where(most_hw < UNCHANGED, 0, 2)).astype(np.uint8)
+    return np.where(most_hw > CHANGED, 1, np.where(most_hw < UNCHANGED, 0, NOT_ASKED)).astype(np.uint8)
 
 
 def _standard(examples: _Examples, which: NDArray[np.intp]) -> Tensor:
     """Mean and deviation of each channel, (2, C)."""
-    few = examples.some(which[:: max(1, len(which) // 64)])
+    few = examples.some(which[:: -(-len(which) // 64)])
     means = torch.cat([of_all.mean(dim=(0, 2, 3)) for of_all in few])
     deviations = torch.cat([of_all.std(dim=(0, 2, 3)) for of_all in few])
     return torch.stack([means, deviations + 1e-3])
@@ -225,7 +249,7 @@ def _train(
 ) -> None:
     height, width = examples.changed_nhw.shape[1:]
     step = int(examples.maps[0].shape[2] // examples.maps[-1].shape[2])  # windows begin at places of the coarsest map
-    side = min(WINDOW, height) // step * step, min(WINDOW, width) // step * step
+    side = max(step, min(WINDOW, height) // step * step), max(step, min(WINDOW, width) // step * step)
     defects_m3 = np.argwhere(examples.changed_nhw == 1)
     defects_m3 = defects_m3[np.isin(defects_m3[:, 0], learned)]
     _, first, counts = np.unique(defects_m3[:, 0], return_index=True, return_counts=True)
@@ -266,13 +290,14 @@ def _try_out(discriminator: DefectDiscriminator, examples: _Examples, held_out: 
         )
         return torch.cat(list(of_each)).cpu()
 
-    highest_n = logits(np.flatnonzero(held_out)).flatten(1).amax(1)
+    is_judged = torch.from_numpy((examples.changed_nhw != NOT_ASKED)[: len(held_out)].any(0))
+    highest_n = logits(np.flatnonzero(held_out))[:, is_judged].amax(1)
     deviation = highest_n.std(correction=0).clamp(min=LEAST_DEVIATION)
     discriminator.usual = torch.stack([highest_n.mean(), deviation]).to(device)
     copies = np.flatnonzero(np.tile(held_out, 1 + COPIES))
     copies = copies[copies >= len(held_out)]
     changed, found = examples.changed_nhw[copies].ravel(), logits(copies).flatten().numpy()
-    asked = changed != 2
-    if len(np.unique(changed[asked])) < 2:
+    asked = changed != NOT_ASKED
+    if len(np.unique(changed[asked])) < 2 or not np.isfinite(found).all() or not torch.isfinite(highest_n).all():
         return 0.0
     return float(roc_auc_score(changed[asked], found[asked]))

@@ -165,6 +165,15 @@ class LineConfig(DetectorConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_prefix(self) -> Self:
+        if self.is_own(self.images.prefix):
+            raise ValueError(
+                f"images.prefix = {self.images.prefix!r}: lies where the pipeline keeps its own objects, {OUTPUTS!r} "
+                f"and {self.golden_prefix!r}; images need another folder, or models.golden_prefix another"
+            )
+        return self
+
     @property
     def region_rules(self) -> RegionRules:
         """Which regions of a flagged image count."""

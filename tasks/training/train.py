@@ -105,7 +105,7 @@ def take_snapshot(systems: Systems, config: DetectorConfig, chosen: NormalImages
             logger.warning("%s %s: not trained on: %s", failure.image.key, failure.reason, failure.detail)
         logger.info("%d of %d training images fetched", len(fetched), len(images))
     prepared = [found.prepared for found in fetched]
-    parts = [found.image.part for found in fetched]
+    parts = [f"{found.image.production_date} {found.image.part}" for found in fetched]  # names may come again
     plan = Detector(config, device="cpu").plan(prepared, parts)
     logger.info("%s; part ids and near-duplicates united", plan.summary)
     if plan.warning is not None:

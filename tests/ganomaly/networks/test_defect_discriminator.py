@@ -60,7 +60,35 @@ def test_where_nothing_can_be_found_there_is_no_network() -> None:
     def blind(_: np.ndarray) -> list[np.ndarray]:
         return [rng.normal(size=(2, SIDE // stride, SIDE // stride)).astype(np.float32) for stride in (8, 16)]
 
-    assert learn_to_find_defects(smooth(24, seed=0), blind, 0, torch.device("cpu")) is None
+    assert learn_to_find_defects(smooth(48, seed=0), blind, 0, torch.device("cpu")) is None
+
+
+def test_too_few_images_cannot_tell() -> None:
+    """Three held-out images would say what good parts reach."""
+    assert learn_to_find_defects(smooth(24, seed=0), maps_of, 0, torch.device("cpu")) is None
+
+
+def test_places_that_are_not_judged_are_not_asked() -> None:
+    """A restless border that no score looks at would raise what good parts seem to reach."""
+    judged = np.ones((6, 6), dtype=bool)
+    judged[:2] = False
+
+    def restless(image: np.ndarray) -> list[np.ndarray]:
+        found = maps_of(image)
+        noise = np.random.default_rng(int(image.sum()))
+        for of_stride in found:
+            of_stride[:, : of_stride.shape[1] // 3] += noise.normal(
+                0, 100, of_stride[:, : of_stride.shape[1] // 3].shape
+            )
+        return found
+
+    network = learn_to_find_defects(smooth(48, seed=0), restless, 0, torch.device("cpu"), judged)
+    assert network is not None
+    spotted = smooth(1, seed=2)[0].copy()
+    cv2.circle(spotted, (70, 60), 3, (10, 10, 10), -1)
+    with torch.no_grad():
+        found = network([torch.from_numpy(one)[None].float() for one in restless(spotted)])[0].numpy()
+    assert found[2:].max() > 3
 
 
 def test_it_is_saved_and_repeated(learned: DefectDiscriminator) -> None:

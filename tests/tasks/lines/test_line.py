@@ -54,6 +54,7 @@ def test_the_detector_s_tables_reach_the_detector(tmp_path: Path) -> None:
         ('name = "Cells"', r"name = 'Cells': "),
         ('name = "other"', r"name = 'other': must be 'cells', the name of the file"),
         ('[images]\nprefix = "images/cells"', r"images\.prefix = 'images/cells': "),
+        ('[images]\nprefix = "reports/x/"', r"images\.prefix = 'reports/x/': lies where the pipeline keeps its own"),
         ('[images]\nprefix = "/images/"', r"images\.prefix = '/images/': "),
         ('[images]\nkey_pattern = "{part}.png"', r"images\.key_pattern = .*: must contain \{date\}"),
         ('[images]\nkey_pattern = "{date}/{part}/{camera}.png"', r"\{camera\} is not a field; allowed: date, part"),
