@@ -133,7 +133,7 @@ def recent_images(
         known_images |= set(manifest["sha256"])
         known_parts |= {_dated(line, row.key, row.part) for row in manifest.itertuples()}
     parts = [_dated(line, row.key, row.part) in known_parts for row in recorded.itertuples()]
-    seen = recorded["sha256"].isin(known_images) | parts
+    seen = recorded["sha256"].isin(known_images) | np.array(parts, dtype=bool)
     unseen = {row.key: (row.production_date, row.part) for row in recorded[~seen].itertuples()}
     return as_listed(recorded), unseen
 
