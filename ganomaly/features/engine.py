@@ -22,7 +22,6 @@ from ganomaly.errors import ConfigError
 Maps = list[NDArray[np.float32]]
 """One map (C, h, w) for each stride; behind them what else looks at them, (h, w)."""
 
-
 _ONE_AT_A_TIME = threading.Lock()
 
 

@@ -23,11 +23,11 @@ SMALLEST, LARGEST = 0.012, 0.3
 MOST_DEFECTS = 3
 SHAPES = {"line": 0.4, "spot": 0.35, "patch": 0.25}
 LOOKS = {"level": 0.4, "colour": 0.05, "moved": 0.15, "other": 0.15, "blur": 0.08, "rough": 0.07, "contrast": 0.1}
-"""How often each is drawn. A grey image stays grey."""
+"""Shares of the defects that are drawn. A grey image stays grey."""
 LEAST_SPREAD = 8.0
 """Grey levels: contrasts are in units of the image's own spread, at least this."""
 GAIN, OFFSET, SHIFT_PX, BLUR_PX = 0.08, 8.0, 3.0, 0.8
-"""What light and position do at most: a factor of contrast, grey levels, pixels of the network's input."""
+"""Changes of light and position, at most: a factor of contrast, grey levels, pixels of the network's input."""
 
 
 def with_defects(image: Image, others: Sequence[Image], rng: np.random.Generator) -> tuple[Image, NDArray[np.float32]]:
@@ -87,7 +87,7 @@ def _shape(height: int, width: int, rng: np.random.Generator) -> Pixels:
 
 
 def _look(pixels: Pixels, others: Sequence[Image], rng: np.random.Generator) -> Pixels:
-    """What the image shows where the defect is, (H, W, 3)."""
+    """The pixels that the image shows where the defect is, (H, W, 3)."""
     height, width = pixels.shape[:2]
     spread = max(LEAST_SPREAD, float(pixels.std()))
     kind = rng.choice(list(LOOKS), p=list(LOOKS.values()))

@@ -204,7 +204,7 @@ class FeatureJudge:
         folds: FoldScores | None,
         drawn_bhw: Tensor | None = None,
     ) -> Judged:
-        """What the fits say of some images, of vectors (B, L, K + G), and the discriminator's (B, h, w), if any."""
+        """Judge some images by vectors (B, L, K + G), and by what the discriminator says of them (B, h, w), if any."""
         x_blk = torch.from_numpy(vectors_blk.astype(np.float32)).to(self.device)
         maps, deviations = zip(*((one.maps(x_blk, self.network), one.deviations(x_blk)) for one in fitted), strict=True)
         return Judged(maps, deviations, folds, drawn_bhw).of(self.places)

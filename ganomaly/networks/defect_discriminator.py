@@ -50,7 +50,7 @@ LEAST_DEVIATION = 0.5
 
 
 class DefectDiscriminator(nn.Module):
-    """How much a place looks like one with a defect, from the maps of the frozen network.
+    """Tells how much a place looks like one with a defect, from the maps of the frozen network.
 
     Args:
         channels: of all maps together.
