@@ -72,7 +72,7 @@ def test_days_that_differ_allow_more() -> None:
 
 def test_too_little_says_nothing() -> None:
     """Broken if a handful of images, or a figure that never varies, is taken for a change."""
-    many, few = np.arange(100.0), np.arange(19.0) + 1000
+    many, few = np.arange(100.0), np.arange(MIN_IMAGES - 1.0) + 1000
     assert compare("brightness", series(few), series(many), None) is None
     assert compare("brightness", series(many), series(few), None) is None
     assert compare("red", series(np.full(50, 1 / 3)), series(np.full(50, 1 / 3)), None) is None
