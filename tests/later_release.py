@@ -18,11 +18,6 @@ revision, down_revision = "0006", "0005"
 def upgrade():
     with op.batch_alter_table("image") as batch:
         batch.add_column(sa.Column("camera", sa.String))
-
-
-def downgrade():
-    with op.batch_alter_table("image") as batch:
-        batch.drop_column("camera")
 """
 
 
