@@ -1,9 +1,10 @@
 """The detector: recipe, judge and calibration in one object that is trained, saved, loaded and scored with."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -17,15 +18,13 @@ from ganomaly.judges.judge import NOT_FITTED, Judge, PreparedImages
 from ganomaly.judges.pixels import PixelJudge
 from ganomaly.networks.training import EpochStats
 from ganomaly.parts.roles import CROSS, ROLES, Plan, plan_roles
-from ganomaly.saving import SavedDetector, read_files, write_files
+from ganomaly.parts.suspects import without_suspects
+from ganomaly.saving import read_files, write_files
 from ganomaly.scoring.calibration import Calibration, CalibrationConfig
 from ganomaly.scoring.heatmap import HeatMapStatistics
 
 Verdict = Literal["ok", "flagged", "unusable"]
 
-TRIM_FOLDS, TRUSTED = 5, 0.75
-SUSPECT = "suspect"
-"""The reason why an image of a part that looks least like all others is not learned from."""
 HEAT_MAP_SAMPLE = 256
 """Images that suffice for the heat map's mean and deviation per location."""
 
@@ -106,37 +105,17 @@ class Detector:
     def plan(self, prepared: Sequence[Prepared], parts: Sequence[str] | None = None) -> Plan:
         """Decide who trains and who calibrates, see `plan_roles`; with `calibration.trim`, suspects get no role.
 
-        Suspects are the parts that look least like all others: scores are fitted on some parts and judge the rest in
-        turn, so that a defect does not vouch for itself; and then once more on the most usual parts alone, so that
-        defects do not vouch for one another (as the robust estimates of Rousseeuw and Van Driessen 1999 begin).
-
         Raises:
             TrainingDataError: if the images cannot train or calibrate a detector as asked.
         """
         config, seed = self.config.calibration, self.config.training.seed
-        plan = plan_roles(prepared, parts, config, seed)
-        n_suspects = round(config.trim * plan.n_parts)
-        if n_suspects == 0:
+        plan, judge = plan_roles(prepared, parts, config, seed), self.judge
+        if config.trim == 0:
             return plan
-        assert isinstance(self.judge, FeatureJudge)
-        among = plan.roles != ""
-        names, part_m = np.unique(plan.parts[among], return_inverse=True)
-        fold_of = np.random.default_rng(seed).permutation(len(names)) % TRIM_FOLDS
-        images, worst_of, trusted = self.stack(prepared, among), np.zeros(len(names)), np.ones(len(names), dtype=bool)
-        for _ in range(2):
-            raw_m = self.judge.scores_among_others(images, fold_of[part_m], trusted[part_m])
-            worst_of[:] = 0
-            np.maximum.at(worst_of, part_m, raw_m)
-            trusted = worst_of <= np.quantile(worst_of, TRUSTED)
-        suspected = np.isin(plan.parts, names[np.argsort(-worst_of, kind="stable")[:n_suspects]])
-        left = [
-            Prepared(None, one.figures, SUSPECT, "looks least like all others (calibration.trim)") if out else one
-            for one, out in zip(prepared, suspected.tolist(), strict=True)
-        ]
-        suspects = tuple(np.flatnonzero(suspected).tolist())
-        return replace(
-            plan_roles(left, parts, config, seed), suspects=suspects, trimmed_share=n_suspects / plan.n_parts
-        )
+        assert isinstance(judge, FeatureJudge)
+        images = self.stack(prepared, plan.roles != "")
+        judged = partial(judge.scores_among_others, images)
+        return without_suspects(plan, prepared, parts, config, seed, judged)
 
     def prepare(self, image: ImageSource) -> Prepared:
         """Decode one image, judge its quality and apply the recipe; never raises for a bad image."""
@@ -313,7 +292,7 @@ class Detector:
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
         }
         tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in statistics.items()}
-        write_files(Path(folder), SavedDetector(description, self.judge.weights(), tensors))
+        write_files(Path(folder), description, self.judge.weights(), tensors)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> Self:
@@ -324,18 +303,18 @@ class Detector:
             ValueError: for a device that is not there.
         """
         pick_device(device)  # here: below, its error would be taken for one of the files
-        saved = read_files(Path(folder))
+        description, weights, statistics = read_files(Path(folder))
         try:
-            config = DetectorConfig.model_validate(saved.description["config"])
-            detector = cls(config, device=device, snapshot_id=saved.description["snapshot_id"])
-            detector._restore(saved)
+            config = DetectorConfig.model_validate(description["config"])
+            detector = cls(config, device=device, snapshot_id=description["snapshot_id"])
+            numbers = {name: tensor.numpy() for name, tensor in statistics.items()}
+            detector.judge.restore(weights, numbers, description["judge"])
+            detector._restore(numbers, description["calibration_id"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise DetectorFileError(f"{folder}: the files do not make a detector: {error}") from error
         return detector
 
-    def _restore(self, saved: SavedDetector) -> None:
-        numbers = {name: tensor.numpy() for name, tensor in saved.calibration.items()}
-        self.judge.restore(saved.weights, numbers, saved.description["judge"])
+    def _restore(self, numbers: Mapping[str, NDArray[Any]], calibration_id: str) -> None:
         self.heat = HeatMapStatistics(numbers["heat.mean"], numbers["heat.scale"], float(numbers["heat.limit"]))
         promise = self.config.calibration
         fold_size = int(numbers["calibration.fold_size"])
@@ -347,8 +326,8 @@ class Detector:
             float(numbers["calibration.trimmed_share"]),
             promise.sure_rate,
         )
-        if self.calibration.id != saved.description["calibration_id"]:
-            raise ValueError(f"calibration id is {self.calibration.id}, recorded {saved.description['calibration_id']}")
+        if self.calibration.id != calibration_id:
+            raise ValueError(f"calibration id is {self.calibration.id}, recorded {calibration_id}")
 
     def stack(self, prepared: Sequence[Prepared], chosen: NDArray[np.bool_]) -> PreparedImages:
         """Pixels of the chosen images that are usable, uint8 (N, H, W, C).

@@ -11,7 +11,6 @@ import hashlib
 import json
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from ganomaly.errors import DetectorFileError
 
-FORMAT_VERSION = 12
+FORMAT_VERSION = 13
 """The only one that is read: detectors of earlier ones were never released."""
 DESCRIPTION_FILE = "detector.json"
 WEIGHTS_FILE = "weights.safetensors"
@@ -30,38 +29,32 @@ CALIBRATION_FILE = "calibration.safetensors"
 FILES = (DESCRIPTION_FILE, WEIGHTS_FILE, CALIBRATION_FILE)
 
 
-@dataclass(frozen=True)
-class SavedDetector:
-    """The content of a detector's folder.
+def write_files(
+    folder: Path, description: Mapping[str, Any], weights: Mapping[str, Tensor], calibration: Mapping[str, Tensor]
+) -> None:
+    """Write the three files; ``detector.json`` last, so that an interrupted save is never taken for a whole one.
 
-    Attributes:
+    Args:
+        folder: is made, if need be.
         description: what ``detector.json`` holds besides format and hashes, JSON types only.
         weights: state of the networks by name.
         calibration: statistics and calibration scores by name.
     """
-
-    description: Mapping[str, Any]
-    weights: Mapping[str, Tensor]
-    calibration: Mapping[str, Tensor]
-
-
-def write_files(folder: Path, saved: SavedDetector) -> None:
-    """Write the three files; ``detector.json`` last, so that an interrupted save is never taken for a whole one."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         (folder / name).unlink(missing_ok=True)  # where it is a link, what it leads to stays as it is
     hashes = {}
-    for name, tensors in ((WEIGHTS_FILE, saved.weights), (CALIBRATION_FILE, saved.calibration)):
+    for name, tensors in ((WEIGHTS_FILE, weights), (CALIBRATION_FILE, calibration)):
         data = save_tensors({key: tensor.contiguous() for key, tensor in tensors.items()})
         (folder / name).write_bytes(data)
         hashes[name] = hashlib.sha256(data).hexdigest()
-    document: dict[str, Any] = {"format_version": FORMAT_VERSION, **saved.description}
+    document: dict[str, Any] = {"format_version": FORMAT_VERSION, **description}
     document["sha256"] = {**hashes, DESCRIPTION_FILE: _content_sha256(document)}
     (folder / DESCRIPTION_FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_files(folder: Path) -> SavedDetector:
-    """Read and check the three files.
+def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Read and check the three files: description, weights and calibration, see `write_files`.
 
     Raises:
         DetectorFileError: if a file is missing, unreadable, altered, a link, of a newer format, or none of the three;
@@ -72,9 +65,10 @@ def read_files(folder: Path) -> SavedDetector:
         raise DetectorFileError(
             f"{folder / added[0]}: is not part of a detector: remove it, nothing else may lie there"
         )
-    tensors = [_read_tensors(folder / name, document["sha256"].get(name)) for name in (WEIGHTS_FILE, CALIBRATION_FILE)]
+    hashes = document["sha256"]
+    weights, calibration = (_read_tensors(folder / name, hashes.get(name)) for name in (WEIGHTS_FILE, CALIBRATION_FILE))
     description = {key: value for key, value in document.items() if key not in ("format_version", "sha256")}
-    return SavedDetector(description, *tensors)
+    return description, weights, calibration
 
 
 def _read_description(path: Path) -> dict[str, Any]:
@@ -131,3 +125,8 @@ def _read(path: Path) -> bytes:
         raise DetectorFileError(
             f"{path}: cannot be read ({error.strerror or error}): a detector is a folder of {', '.join(FILES)}"
         ) from error
+
+
+def below(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
+    """What has a name that begins with the prefix, by the rest of the name."""
+    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

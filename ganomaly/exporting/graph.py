@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from ganomaly.detector import Detector
 from ganomaly.exporting.camera import GateGraph, RecipeGraph, full_range
-from ganomaly.features.extraction import place_vectors
+from ganomaly.features.vectors import place_vectors
 from ganomaly.judges.features import FeatureJudge
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
-from ganomaly.scoring.grain import FIELD_PX, ROUNDING
+from ganomaly.scoring.alarms import FIELD_PX, NOT_JUDGED, ROUNDING
 from ganomaly.scoring.scores import FittedScores, FoldScores, one_score, with_drawn
 
 VERDICTS = ("ok", "flagged", *GateGraph.REASONS)
@@ -70,7 +70,7 @@ class JudgeGraph(nn.Module):
 
     def __init__(self, judge: FeatureJudge) -> None:
         super().__init__()
-        self.seeing = judge.seeing
+        self.seeing = judge.extractor.seeing
         self.network: FeatureGANomaly | None = judge.network
         self._fitted: tuple[FittedScores, ...] = judge.fitted
         self._is_partial, self._is_cross_fitted = judge.places is not None, judge.folds is not None
@@ -80,29 +80,31 @@ class JudgeGraph(nn.Module):
 
     def forward(self, pixels_1chw: Tensor) -> tuple[Tensor, Tensor]:
         """Judge grey levels (1, 3, H, W): raw score () and map (h, w)."""
-        found = self.seeing(pixels_1chw)
-        drawn_1hw = found.pop() if self.seeing.discriminator is not None else None
-        vectors_1lk, grid = place_vectors(found)
+        found, n_logits = self.seeing(pixels_1chw), len(self.seeing.discriminators)
+        maps, logits = found[: len(found) - n_logits], found[len(found) - n_logits :]
+        vectors_1lk, grid = place_vectors(maps)
+        logits_1ld = [one.flatten(1)[..., None] for one in logits]
         places, rough_1lg = self.get_buffer("places") if self._is_partial else None, _roughness(pixels_1chw, grid)
         if places is not None:
             rough_1lg = rough_1lg * places.flatten()[None, :, None]
-            drawn_1hw = None if drawn_1hw is None else drawn_1hw * places
-        both = torch.cat([vectors_1lk, rough_1lg], dim=2).half().float()
-        maps, raws = [], []
+            logits_1ld = [torch.where(places.flatten()[None, :, None] == 0, NOT_JUDGED, one) for one in logits_1ld]
+        both = torch.cat([vectors_1lk, rough_1lg, *logits_1ld], dim=2).half().float()
+        heats, raws = [], []
         for fit in self._fitted:
             map_1hw = torch.stack(list(fit.maps(both, self.network).values())).mean(0)
             map_1hw = map_1hw if places is None else map_1hw * places
-            maps.append(map_1hw)
+            drawn_1hw = fit.drawn_deviations(both, grid)
+            heats.append(with_drawn(map_1hw, drawn_1hw))
             raws.append(one_score(map_1hw, fit.deviations(both), drawn_1hw))
         score_1 = raws[0]
         if self._is_cross_fitted:
             folds = FoldScores(self.get_buffer("fold_scores"), self.get_buffer("fold_fits"))
             score_1 = folds.joined(torch.stack(raws))
-        return F.softplus(score_1)[0], with_drawn(torch.stack(maps).mean(0), drawn_1hw)[0]
+        return F.softplus(score_1)[0], torch.stack(heats).mean(0)[0]
 
 
 def _roughness(pixels_1chw: Tensor, grid: tuple[int, int]) -> Tensor:
-    """`ganomaly.scoring.grain.roughness` as tensors, (1, L, G)."""
+    """`ganomaly.scoring.alarms.roughness` as tensors, (1, L, G)."""
     grey = pixels_1chw.mean(1, keepdim=True)
     mean, square = F.avg_pool2d(grey, FIELD_PX), F.avg_pool2d(grey.square(), FIELD_PX)
     deviation = ((square - mean.square()).clamp(min=0) + ROUNDING).sqrt()

@@ -31,7 +31,7 @@ PACKAGE_SCALING = ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0))
 IMAGENET_SCALING = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 HUB = "hub"
 LEAST_STRIDE = 4
-"""Of the coarsest map; `ganomaly.scoring.grain` measures in fields of 4 x 4 px."""
+"""Of the coarsest map; `ganomaly.scoring.alarms` measures in fields of 4 x 4 px."""
 
 
 class FeaturesConfig(BaseModel):

@@ -26,8 +26,10 @@ LOOKS = {"level": 0.4, "colour": 0.05, "moved": 0.15, "other": 0.15, "blur": 0.0
 """Shares of the defects that are drawn. A grey image stays grey."""
 LEAST_SPREAD = 8.0
 """Grey levels: contrasts are in units of the image's own spread, at least this."""
+AS_IT_IS = 1 / 3
+"""Of the images, those whose light and position stay. The others change by at most ..."""
 GAIN, OFFSET, SHIFT_PX, BLUR_PX = 0.08, 8.0, 3.0, 0.8
-"""Changes of light and position, at most: a factor of contrast, grey levels, pixels of the network's input."""
+"""... a factor of contrast, grey levels, pixels of the network's input."""
 
 
 def with_defects(image: Image, others: Sequence[Image], rng: np.random.Generator) -> tuple[Image, NDArray[np.float32]]:
@@ -52,6 +54,8 @@ def with_defects(image: Image, others: Sequence[Image], rng: np.random.Generator
 
 def _elsewhere(image: Image, rng: np.random.Generator) -> Pixels:
     """The image as a slightly different light and position would show it."""
+    if rng.random() < AS_IT_IS:
+        return image.astype(np.float32)
     height, width = image.shape[:2]
     moved = np.array([[1, 0, rng.uniform(-SHIFT_PX, SHIFT_PX)], [0, 1, rng.uniform(-SHIFT_PX, SHIFT_PX)]])
     pixels = image.astype(np.float32) * rng.uniform(1 - GAIN, 1 + GAIN) + rng.uniform(-OFFSET, OFFSET)

@@ -14,6 +14,7 @@ from ganomaly.images.decoding import decode_image, decode_reduced
 from ganomaly.images.formats.common import Pixels
 from ganomaly.images.quality import QualityFigures, QualityGate, small_copy
 from ganomaly.images.recipe import Recipe
+from ganomaly.images.recipe_fitting import fit_recipe
 
 ImageSource = bytes | Path | str | NDArray[np.uint8] | NDArray[np.uint16]
 """An encoded image, the path of one, or decoded pixels (H, W) or (H, W, 3) RGB."""
@@ -132,7 +133,7 @@ def fit_to_line(recipe: Recipe, gate: QualityGate, sources: Sequence[ImageSource
     copies: list[tuple[Pixels, tuple[int, int]]] = []
     images = _copied(_readable((sources[at] for at in looked_at), recipe), copies)
     if recipe.is_open:
-        recipe = recipe.fitted_to(images)
+        recipe = fit_recipe(recipe, images)
     deque(images, maxlen=0)  # those that the recipe did not ask for
     # only now it is known how many bits the camera fills
     return recipe, gate.fitted_to([gate.measure(recipe.full_range(copy), size) for copy, size in copies])

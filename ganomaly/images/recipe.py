@@ -1,22 +1,19 @@
 """How a camera image becomes the network's input. The recipe is saved inside the detector: training equals scoring."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ganomaly.errors import ImageError, TrainingDataError
+from ganomaly.errors import ImageError
 from ganomaly.images.alignment import Reference, into_frame, out_of_frame
 from ganomaly.images.areas import Areas, Polygon, fill, read_mask, refuse_nothing
 from ganomaly.images.formats.common import Pixels
-from ganomaly.images.frame import FEWEST, fit_reference
 from ganomaly.images.pixels import (
     check_pixels,
     grey_or_colour,
@@ -25,7 +22,6 @@ from ganomaly.images.pixels import (
     mask_scaled,
     resized,
     scaled_slice,
-    shrunk_to_keep,
     with_channels,
 )
 from ganomaly.images.quality import MEASURED_SIDE_PX
@@ -36,25 +32,16 @@ SIDE_MULTIPLE = 32
 """Sides of the network's input are multiples of the coarsest map's stride."""
 
 
-_FEWER_BITS = (10, 12, 14)
-_Mask = NDArray[np.bool_] | None
-
-
-class _LookedAt(NamedTuple):
-    """An image that helps to decide what a recipe leaves open: its size, its region's, the region shrunk, its mask."""
-
-    camera_px: tuple[int, int]
-    sides: tuple[int, ...]
-    region: Pixels
-    ignored_hw: _Mask
+FEWER_BITS = (10, 12, 14)
+Mask = NDArray[np.bool_] | None
 
 
 class Recipe(BaseModel):
     """Region of interest, channels, size and illumination, applied in this order.
 
     Where the networks look at pixels, the region is stretched to a square. Where they look at features, the line's
-    aspect ratio is kept: its images decide once, when the detector is trained, how many pixels the input has
-    (`fitted_to`). In both cases the whole region is seen and a defect's place maps back to the image.
+    aspect ratio is kept: its images decide once, when the detector is trained, how many pixels the input has, see
+    `ganomaly.images.recipe_fitting`. In both cases the whole region is seen, and a defect's place maps back to it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -183,7 +170,7 @@ class Recipe(BaseModel):
         frame = (
             "" if inside is None else f", parts brought into one frame ({self.align}; {inside.mean():.0%} of it scored)"
         )
-        depth = f", {self.bits} bits" if self.bits in _FEWER_BITS else ""
+        depth = f", {self.bits} bits" if self.bits in FEWER_BITS else ""
         return f"{region}{self._areas_in_words}, {colour}{depth}, {scaled} {size}, {light}{frame}"
 
     @property
@@ -207,61 +194,18 @@ class Recipe(BaseModel):
 
     def full_range(self, image: Pixels) -> Pixels:
         """The camera image with values over the full range of its type: 12 of 16 bits become 16."""
-        if image.dtype != np.uint16 or self.bits not in _FEWER_BITS:
+        if image.dtype != np.uint16 or self.bits not in FEWER_BITS:
             return image
         return (np.minimum(image, (1 << self.bits) - 1) << (16 - self.bits)).astype(np.uint16)
-
-    def fitted_to(self, images: Iterable[Pixels]) -> Self:
-        """The recipe with what is still open decided: bits, sizes of camera image and input, whether parts are aligned.
-
-        Args:
-            images: some camera images of good parts, gone through once; those in which the region does not lie are
-                passed over.
-
-        Raises:
-            TrainingDataError: if parts are to be aligned and there are too few images to learn from.
-        """
-        recipe, found, brightest = self, list[_LookedAt](), 0
-        for image in images:
-            with suppress(ImageError):
-                region, size = self.crop(image), (image.shape[0], image.shape[1])
-                shrunk = shrunk_to_keep(region)
-                found.append(_LookedAt(size, region.shape[:2], shrunk, self.ignored_at(size, size, shrunk.shape)))
-                brightest = max(brightest, int(image.max()) if image.dtype == np.uint16 else 0)
-        if self.is_partial and self.camera_px is None and found:
-            camera_px, _ = Counter(one.camera_px for one in found).most_common(1)[0]
-            recipe = recipe.model_copy(update={"camera_px": camera_px})
-            found = [one for one in found if one.camera_px == camera_px]  # the others will be unusable
-        sides, regions = [one.sides for one in found], [one.region for one in found]
-        if self.bits == "auto" and sides:
-            fewest = next((bits for bits in _FEWER_BITS if 0 < brightest < 1 << bits), 16)
-            recipe = recipe.model_copy(update={"bits": fewest})
-            regions = [recipe.full_range(region) for region in regions]
-        if self.keep_aspect and self.input_px is None and sides:
-            height, width = np.median(np.array(sides), axis=0)
-            recipe = recipe.model_copy(update={"input_px": self._scaled_down(float(height), float(width))})
-        if self.align != "none" and self.reference is None:
-            any_size = recipe.model_copy(update={"resize": True})
-            masks = [one.ignored_hw for one in found]
-            placed = [any_size._to_input(region, mask) for region, mask in zip(regions, masks, strict=True)]
-            reference = fit_reference(placed, self.align)
-            if reference is None and self.align != "auto":
-                raise TrainingDataError(
-                    f'recipe.align = "{self.align}": {len(regions)} images are too few to learn a frame from, at least '
-                    f'{FEWEST} are needed; add images of good parts or set recipe.align = "none"'
-                )
-            update = {"reference": reference, "align": "none" if reference is None else reference.kind}
-            recipe = recipe.model_copy(update=update)
-        return recipe
 
     def target(self, region: tuple[int, ...]) -> tuple[int, int]:
         """Height and width in px of the network's input for a region of this height and width."""
         if not self.keep_aspect:
             return self.size_px, self.size_px
-        return self.input_px or self._scaled_down(region[0], region[1])
+        return self.input_px or self.scaled_down(region[0], region[1])
 
-    def _scaled_down(self, height: float, width: float) -> tuple[int, int]:
-        """Sides whose ratio is kept but for the nearest multiples of what the networks take."""
+    def scaled_down(self, height: float, width: float) -> tuple[int, int]:
+        """Height and width of the network's input: the ratio is kept but for the nearest multiples that it takes."""
         scale = math.sqrt(DEFAULT_PIXELS / (height * width))
         if self.resolution is not None:
             scale = self.resolution / max(height, width)
@@ -326,9 +270,9 @@ class Recipe(BaseModel):
         check_pixels(image)
         region, full_size = self.crop(image, full_size), full_size or image.shape[:2]
         target = self.target(region.shape[:2])
-        return self._to_input(region, self.ignored_at(full_size, image.shape, target))
+        return self.to_input(region, self.ignored_at(full_size, image.shape, target))
 
-    def ignored(self, image_shape: tuple[int, ...]) -> _Mask:
+    def ignored(self, image_shape: tuple[int, ...]) -> Mask:
         """The pixels (H, W) of a camera image of this shape that are not looked at; None where all are.
 
         Raises:
@@ -343,7 +287,7 @@ class Recipe(BaseModel):
             )
         return self.areas.ignored(*image_shape[:2])
 
-    def ignored_at(self, full_size: tuple[int, ...], decoded_size: tuple[int, ...], size: tuple[int, ...]) -> _Mask:
+    def ignored_at(self, full_size: tuple[int, ...], decoded_size: tuple[int, ...], size: tuple[int, ...]) -> Mask:
         """The pixels (H, W) of the region of interest that are not looked at once it is brought to a size.
 
         Args:
@@ -358,7 +302,7 @@ class Recipe(BaseModel):
         sizes = full_size[:2], decoded_size[:2], size[:2]
         return _ignored_at(self.areas, self.roi, *sizes) if self.is_partial else None
 
-    def _to_input(self, region: Pixels, ignored_hw: _Mask) -> NDArray[np.uint8]:
+    def to_input(self, region: Pixels, ignored_hw: Mask) -> NDArray[np.uint8]:
         """The network's input of a region (H, W) or (H, W, 3), without its ignored pixels, a mask of any size."""
         white = np.float32(np.iinfo(region.dtype).max)
         region = with_channels(region, self.channels)
@@ -391,7 +335,7 @@ class Recipe(BaseModel):
         return self.reference.always_inside(self.input_px or (self.size_px, self.size_px))
 
     @property
-    def filled_places(self) -> _Mask:
+    def filled_places(self) -> Mask:
         """Pixels (H, W) of the network's input that no image shows; None for none, or where parts are aligned."""
         if self.camera_px is None or self.reference is not None:
             return None
@@ -452,7 +396,7 @@ def _ignored_at(
     full_size: tuple[int, ...],
     decoded_size: tuple[int, ...],
     size: tuple[int, ...],
-) -> _Mask:
+) -> Mask:
     ignored_hw = areas.ignored(full_size[0], full_size[1])
     if ignored_hw is None:
         return None

@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name everybody uses
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,28 +16,32 @@ from ganomaly.acceleration.cores import on_all_cores, usable_cores
 from ganomaly.acceleration.precision import Precision
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import TrainingDataError
-from ganomaly.features.backbone import Backbone, load_backbone, restore_backbone
-from ganomaly.features.engine import CompiledEngine, Engine, TorchEngine, export
-from ganomaly.features.extraction import Drawn, FeatureStore, StoredVectors, vectors_of
+from ganomaly.features.extractor import FeatureExtractor
+from ganomaly.features.vectors import Drawn, FeatureStore, StoredVectors, digest_of, judged_places, vectors_of
 from ganomaly.judges.judge import NOT_FITTED, PreparedImages, WorthAMap
-from ganomaly.networks.defect_discriminator import DefectDiscriminator, Seeing, learn_to_find_defects
+from ganomaly.networks.defect_discriminator import (
+    DefectDiscriminator,
+    DrawnCopies,
+    drawn_copies,
+    learn_to_find_defects,
+    learn_without_folds,
+)
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly, one_cycle
 from ganomaly.networks.layers import initialise
 from ganomaly.networks.training import EpochStats, train
-from ganomaly.scoring.grain import roughness
+from ganomaly.saving import below
+from ganomaly.scoring.alarms import NOT_JUDGED, DrawnDefects, roughness
 from ganomaly.scoring.score import NormalMaps, as_maps
-from ganomaly.scoring.scores import FittedScores, FoldScores, Judged, as_raw, below
+from ganomaly.scoring.scores import FittedScores, FoldScores, Judged, as_raw
 
 BATCH = 8
 """Images that are judged together."""
-LEAST_SCALE = 1e-4
 COPIES = 6
 """Of all covariances, that are in memory at once while they are fitted."""
 MOST_BYTES = 8e9
-BACKBONE = "backbone."
+HELD_OUT = 6
+"""Of so many images that it trains on, one tells whether drawn defects are found."""
 NETWORK = "network."
-DISCRIMINATOR = "defects."
-GRAPH = "graph"
 FOLDS = "folds."
 
 _Found = TypeVar("_Found")
@@ -51,8 +56,8 @@ class FeatureJudge:
         rng: draws weights and the order of images.
 
     Attributes:
+        extractor: the frozen network, and behind it discriminators that find drawn defects, where some do.
         network: GANomaly over the maps; None before `train` and where statistics are cross-fitted.
-        discriminator: finds drawn defects; None before `train`, where statistics are cross-fitted, and where it cannot.
         fitted: the scores; several where statistics are cross-fitted, each fitted without one fold.
         folds: what these said of the calibration images; None where one fit judges.
     """
@@ -63,14 +68,12 @@ class FeatureJudge:
         self.config = config
         self.device = device
         self._rng = rng
-        self._backbone: Backbone | None = None
-        self._saved: tuple[Mapping[str, Tensor], Mapping[str, str]] | None = None
-        self._engine: Engine | None = None
         self._store: FeatureStore | None = None
+        self._trained: frozenset[bytes] = frozenset()
         self._grid = (0, 0)
         self._n_fields = 0
+        self.extractor = FeatureExtractor(config, device)
         self.network: FeatureGANomaly | None = None
-        self.discriminator: DefectDiscriminator | None = None
         self.fitted: tuple[FittedScores, ...] = ()
         self.folds: FoldScores | None = None
 
@@ -82,15 +85,15 @@ class FeatureJudge:
         Raises:
             TrainingDivergedError: if a loss is not finite; the weights of the epoch before are kept.
         """
-        self._forget_discriminator()
-        self._seen(images_nhwc[0])  # now the grid is known
-        judged_hw = None if self.places is None else self.places.cpu().numpy() > 0
-        maps_of, seed = self._started_engine().maps, self.config.training.seed
-        self.discriminator = learn_to_find_defects(list(images_nhwc), maps_of, seed, self.device, judged_hw)
-        self._engine = self._new_engine()
+        seed = self.config.training.seed
+        tried_n = np.random.default_rng(seed).permutation(len(images_nhwc)) % HELD_OUT == 0
+        with self._drawn_copies(images_nhwc, tried_n.astype(np.intp)) as copies:
+            found = learn_to_find_defects(copies, ~tried_n, tried_n, seed, self.device)
+        self._set_discriminators([] if found is None else [found])
+        self._trained = frozenset(digest_of(image_hwc) for image_hwc in images_nhwc)
         vectors = self._extracted(images_nhwc)
-        n_features = vectors.size - self._n_fields
-        mean_k, scale_k = (numbers_k[:n_features] for numbers_k in _standard(vectors))
+        n_features = vectors.size - self._n_fields - len(self.extractor.discriminators)
+        mean_k, scale_k = (numbers_k[:n_features] for numbers_k in vectors.mean_and_deviation())
         with torch.random.fork_rng(devices=[]):
             network = FeatureGANomaly(len(mean_k))
         initialise(network, self._rng)
@@ -106,8 +109,16 @@ class FeatureJudge:
 
     def fit(self, images_nhwc: PreparedImages) -> None:
         """Fit the scores on prepared normal images, uint8 (N, H, W, 3)."""
-        self.fitted, self.folds = (self._fitted_on(self._extracted(images_nhwc)).to(self.device),), None
+        vectors, usual = self._extracted(images_nhwc), None
+        fitted = self._fitted_on(vectors)
+        if self.extractor.discriminators:
+            trained_n = np.array([digest_of(image_hwc) in self._trained for image_hwc in images_nhwc])
+            usual = DrawnDefects.fit(self._logits(vectors, 0), trained_n)
+            usual = self.fitted[0].drawn if usual is None and self.fitted else usual  # a loaded judge knows
+        self.fitted, self.folds = (replace(fitted, drawn=usual).to(self.device),), None
         self._forget_vectors()
+        if usual is None:
+            self._set_discriminators(())
 
     def cross_fit(
         self,
@@ -128,7 +139,11 @@ class FeatureJudge:
             Raw scores (N,) and maps (N, h, w) of the images, each by the scores that were fitted without its fold; of
             those that were never left out they mean nothing.
         """
-        fitted, score_n, maps_nhw = self._cross_fit(images_nhwc, fold_n, n_folds)
+        with self._drawn_copies(images_nhwc, fold_n) as copies:
+            found_f, unseen_fn = learn_without_folds(copies, fold_n, n_folds, self.config.training.seed, self.device)
+        self._set_discriminators([one for one in found_f if one is not None])
+        column_f = np.where([one is None for one in found_f], -1, np.cumsum([one is not None for one in found_f]) - 1)
+        fitted, score_n, maps_nhw = self._cross_fit(images_nhwc, fold_n, n_folds, True, column_f, unseen_fn)
         self.fitted, self.folds = fitted, FoldScores.of(score_n[calibrates_n], fold_n[calibrates_n])
         self._forget_vectors()
         return as_raw(score_n), maps_nhw
@@ -143,6 +158,8 @@ class FeatureJudge:
             fold_n: the fold of each, (N,), from 0 up.
             trusted_n: which of them may be fitted on, (N,).
         """
+        self._set_discriminators(())  # they would have learned from defects
+        self.fitted, self.folds = (), None
         return as_raw(self._cross_fit(images_nhwc, fold_n, int(fold_n.max()) + 1, trusted_n)[1])
 
     def _cross_fit(
@@ -151,13 +168,19 @@ class FeatureJudge:
         fold_n: NDArray[np.intp],
         n_folds: int,
         trusted_n: NDArray[np.bool_] | Literal[True] = True,
+        column_f: NDArray[np.intp] | None = None,
+        unseen_fn: NDArray[np.bool_] | None = None,
     ) -> tuple[tuple[FittedScores, ...], NDArray[np.float64], NDArray[np.float32]]:
-        self._forget_discriminator()
+        """The fits without each fold, and what each says of its fold: scores (N,) above and below 0, and maps."""
         vectors, fitted = self._extracted(images_nhwc), []
         maps_nhw, score_n = np.zeros((len(images_nhwc), *self._grid), np.float32), np.zeros(len(images_nhwc))
         for fold in range(n_folds):
             inside, outside = np.flatnonzero(fold_n == fold), np.flatnonzero((fold_n != fold) & trusted_n)
-            fitted.append(self._fitted_on(vectors.some(outside)).to(self.device))
+            one = self._fitted_on(vectors.some(outside))
+            if unseen_fn is not None and column_f is not None and (column := int(column_f[fold])) >= 0:
+                usual = DrawnDefects.fit(self._logits(vectors.some(outside), column), ~unseen_fn[fold, outside])
+                one = replace(one, drawn=usual, discriminator=column)
+            fitted.append(one.to(self.device))
             for start in range(0, len(inside), BATCH):
                 rows = inside[start : start + BATCH]
                 judged = self._judgement(vectors[rows], fitted[-1:], None)
@@ -170,7 +193,7 @@ class FeatureJudge:
 
     def raw_scores_by_method(self, images_nhwc: PreparedImages) -> dict[str, NDArray[np.float64]]:
         """The scores (N,) of all ways to judge, of prepared images, uint8 (N, H, W, 3), and "fused"."""
-        drawn = [] if self.discriminator is None else ["drawn"]
+        drawn = ["drawn"] if any(one.drawn is not None for one in self._fitted()) else []
         names = ["fused", *self._fitted()[0].scores, *drawn, "grain"]
         judged = self._for_each_batch(lambda batch: self._judged(batch).by_method(), images_nhwc)
         return {name: np.concatenate([np.empty(0), *(of[name] for of in judged)]) for name in names}
@@ -193,30 +216,24 @@ class FeatureJudge:
         return [one for batch in self._for_each_batch(judge, images_nhwc) for one in batch]
 
     def _judged(self, images_bhwc: PreparedImages) -> Judged:
-        vectors, beyond = zip(*(self._seen(image_hwc) for image_hwc in images_bhwc), strict=True)
-        drawn_bhw = None if self.discriminator is None else torch.from_numpy(np.stack(beyond))
-        return self._judgement(np.stack(vectors), self._fitted(), self.folds, drawn_bhw)
+        vectors_blk = np.stack([self._vectors(image_hwc) for image_hwc in images_bhwc])
+        return self._judgement(vectors_blk, self._fitted(), self.folds)
 
     def _judgement(
-        self,
-        vectors_blk: NDArray[np.float16],
-        fitted: Sequence[FittedScores],
-        folds: FoldScores | None,
-        drawn_bhw: Tensor | None = None,
+        self, vectors_blk: NDArray[np.float16], fitted: Sequence[FittedScores], folds: FoldScores | None
     ) -> Judged:
-        """Judge some images by vectors (B, L, K + G), and by what the discriminator says of them (B, h, w), if any."""
+        """Judge some images by vectors (B, L, K + G + D)."""
         x_blk = torch.from_numpy(vectors_blk.astype(np.float32)).to(self.device)
-        maps, deviations = zip(*((one.maps(x_blk, self.network), one.deviations(x_blk)) for one in fitted), strict=True)
-        return Judged(maps, deviations, folds, drawn_bhw).of(self.places)
+        maps = [one.maps(x_blk, self.network) for one in fitted]
+        deviations = [one.deviations(x_blk) for one in fitted]
+        drawn = [one.drawn_deviations(x_blk, self._grid) for one in fitted]
+        return Judged(maps, deviations, drawn, folds).of(self.places)
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
-        weights = {BACKBONE + name: tensor.cpu() for name, tensor in self.backbone.network.state_dict().items()}
-        weights[GRAPH] = torch.frombuffer(bytearray(self._graph()), dtype=torch.uint8)
+        weights = self.extractor.weights()
         if self.network is not None:
             weights |= {NETWORK + name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
-        if self.discriminator is not None:
-            weights |= {DISCRIMINATOR + name: tensor.cpu() for name, tensor in self.discriminator.state_dict().items()}
         return weights
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -233,7 +250,8 @@ class FeatureJudge:
     def facts(self) -> dict[str, Any]:
         """Entries of the detector's description: whose weights it looks through, and its scores."""
         return {
-            "backbone": dict(self._origin),
+            "backbone": dict(self.extractor.origin),
+            "discriminators": len(self.extractor.discriminators),
             "scores": list(self._fitted()[0].scores),
             "fits": len(self.fitted),
             "grid": list(self._grid),
@@ -247,10 +265,7 @@ class FeatureJudge:
         Raises:
             KeyError, RuntimeError, ValueError: if they do not make a judge.
         """
-        self._saved = below(BACKBONE, weights), facts["backbone"]
-        if discriminator := below(DISCRIMINATOR, weights):
-            self.discriminator = DefectDiscriminator.restored(discriminator)
-        self._engine = self._new_engine(weights[GRAPH].numpy().tobytes())
+        self.extractor.restore(weights, facts["backbone"], int(facts["discriminators"]))
         self._grid = (int(facts["grid"][0]), int(facts["grid"][1]))
         fits = (FittedScores.from_arrays(below(f"fit{number}.", arrays)) for number in range(int(facts["fits"])))
         self.fitted = tuple(one.to(self.device) for one in fits)
@@ -265,28 +280,16 @@ class FeatureJudge:
         """Weights that it looks through, and the ways it judges, for people."""
         if not self.fitted:
             return None
-        origin = self._origin
-        judges = ", ".join([*self.fitted[0].scores, *(["drawn defects"] if self.discriminator is not None else [])])
+        origin = self.extractor.origin
+        drawn = ["drawn defects"] if self.extractor.discriminators else []
+        judges = ", ".join([*self.fitted[0].scores, *drawn])
         return f"features of {origin['network']} ({origin['licence']}), judged by {judges}"
 
     @cached_property
     def places(self) -> Tensor | None:
-        """1 for each place of a map that is judged, 0 for the others, (h, w); None for all.
-
-        Judged are places that all images show, unless nothing is looked at in all of the place.
-        """
-        shown, filled = self.config.recipe.scored_places, self.config.recipe.filled_places
-        if shown is None and filled is None:
-            return None
-        judged = torch.ones(self._grid)
-        if shown is not None:
-            judged *= self._share_of_places(shown) == 1
-        if filled is not None:
-            judged *= self._share_of_places(filled) < 1
-        return judged.to(self.device)
-
-    def _share_of_places(self, pixels_hw: NDArray[np.bool_]) -> Tensor:
-        return F.adaptive_avg_pool2d(torch.from_numpy(pixels_hw.astype(np.float32))[None, None], self._grid)[0, 0]
+        """1 for each place of a map that is judged, 0 for the others, (h, w); None for all."""
+        judged = judged_places(self.config.recipe, self._grid)
+        return None if judged is None else judged.to(self.device)
 
     def _fitted(self) -> tuple[FittedScores, ...]:
         if not self.fitted:
@@ -301,7 +304,8 @@ class FeatureJudge:
                 f"{needed / 1e9:.0f} GB, more than {MOST_BYTES / 1e9:.0f}: lower recipe.resolution, or take other "
                 "features.strides"
             )
-        mean_k, scale_k = _standard(vectors)
+        size = vectors.size - len(self.extractor.discriminators)
+        mean_k, scale_k = (numbers_k[:size] for numbers_k in vectors.mean_and_deviation())
         if self.network is not None:
             n_features = self.network.standard.shape[1]
             mean_k[:n_features], scale_k[:n_features] = self.network.standard.cpu()
@@ -310,68 +314,49 @@ class FeatureJudge:
 
         def batches() -> Iterator[Tensor]:
             for start in starts:
-                yield (torch.from_numpy(vectors[start : start + BATCH].astype(np.float32)) - mean_k) / scale_k
+                x_blk = torch.from_numpy(vectors[start : start + BATCH][..., :size].astype(np.float32))
+                yield (x_blk - mean_k) / scale_k
 
         normal = NormalMaps(batches, self._grid, len(vectors), network, self.config.training.seed)
         return FittedScores.fit(mean_k, scale_k, normal, self._n_fields)
 
-    @property
-    def backbone(self) -> Backbone:
-        """The frozen network: of a loaded detector only where something else than its graph is asked for."""
-        if self._backbone is None and self._saved is not None:
-            self._backbone = restore_backbone(self.config.features, *self._saved)
-        elif self._backbone is None:
-            self._backbone = load_backbone(self.config.features)
-        return self._backbone
+    def _logits(self, vectors: StoredVectors, discriminator: int) -> Tensor:
+        """What a discriminator says of the places of images, (N, h, w)."""
+        column = vectors.size - len(self.extractor.discriminators) + discriminator
+        starts = range(0, len(vectors), BATCH)
+        logits_nl = np.concatenate([vectors[start : start + BATCH][..., column] for start in starts])
+        return torch.from_numpy(logits_nl.astype(np.float32)).reshape(-1, *self._grid)
 
-    @property
-    def seeing(self) -> Seeing:
-        """The frozen network and, if there is one, the discriminator over its maps."""
-        return Seeing(self.backbone.network, self.discriminator)
+    def _drawn_copies(
+        self, images_nhwc: PreparedImages, group_n: NDArray[np.intp]
+    ) -> AbstractContextManager[DrawnCopies]:
+        self._set_discriminators(())
+        self._vectors(images_nhwc[0])  # now the grid is known
+        judged_hw = None if self.places is None else self.places.cpu().numpy() > 0
+        settings = self.config.training.seed, judged_hw
+        return drawn_copies(list(images_nhwc), group_n, lambda image: self.extractor.maps(image)[0], *settings)
 
-    @property
-    def _origin(self) -> Mapping[str, str]:
-        return self.backbone.origin if self._saved is None else self._saved[1]
+    def _set_discriminators(self, discriminators: Sequence[DefectDiscriminator]) -> None:
+        if len(discriminators) or self.extractor.discriminators:
+            self.extractor.discriminators = tuple(discriminators)
+            self._forget_vectors()  # they have other columns
 
-    def _graph(self) -> bytes:
-        if isinstance(self._engine, CompiledEngine):
-            return self._engine.graph
-        return self._exported()
-
-    def _exported(self) -> bytes:
-        if self.config.recipe.input_px is None:
-            raise ValueError("recipe.input_px is open: let `Detector.fit` decide it, or `DetectorConfig.fitted_to`")
-        return export(self.seeing, *self.config.recipe.input_px)
-
-    def _new_engine(self, graph: bytes | None = None) -> Engine:
-        if self.device.type == "cpu":
-            return CompiledEngine(self._exported() if graph is None else graph)
-        return TorchEngine(self.seeing, self.device)
-
-    def _started_engine(self) -> Engine:
-        if self._engine is None:
-            self._engine = self._new_engine()
-        return self._engine
-
-    def _seen(self, image_hwc: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float32] | None]:
-        """Features and roughness of each place of an image, (L, K + G), and what the discriminator says, (h, w)."""
-        maps, beyond = self._started_engine().maps(image_hwc), None
-        if self.discriminator is not None:
-            *maps, beyond = maps
+    def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """Features, roughness and logits of each place of an image, (L, K + G + D)."""
+        maps, logits = self.extractor.maps(image_hwc)
         vectors, self._grid = vectors_of(maps)
         rough = roughness(image_hwc, self._grid)
         self._n_fields = rough.shape[1]
+        logits_ld = np.stack([one.ravel() for one in logits], axis=1) if logits else np.empty((len(rough), 0))
         if self.places is not None:
-            rough[self.places.cpu().numpy().ravel() == 0] = 0  # the same on all images: nothing is unusual there
-        return np.concatenate([vectors, rough], axis=1), beyond
-
-    def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:
-        return self._seen(image_hwc)[0]
+            is_dull = self.places.cpu().numpy().ravel() == 0
+            rough[is_dull], logits_ld[is_dull] = 0, NOT_JUDGED  # the same on all images: nothing is unusual there
+        return np.concatenate([vectors, rough, logits_ld.astype(np.float16)], axis=1)
 
     def _for_each_batch(self, work: Callable[[PreparedImages], _Found], images_nhwc: PreparedImages) -> list[_Found]:
         """What the work makes of each batch of images, in order."""
         self._fitted()
-        self._started_engine()  # before several threads ask for it
+        _ = self.extractor.engine  # compiled before several threads ask for it
         return on_all_cores(work, self._batches(images_nhwc), self.device)
 
     def _extracted(self, images_nhwc: PreparedImages) -> StoredVectors:
@@ -379,10 +364,6 @@ class FeatureJudge:
             shape = self._vectors(images_nhwc[0]).shape
             self._store = FeatureStore(self._vectors, (shape[0], shape[1]), usable_cores())
         return self._store.add(images_nhwc)
-
-    def _forget_discriminator(self) -> None:
-        if self.discriminator is not None:
-            self.discriminator = self._engine = None
 
     def _forget_vectors(self) -> None:
         if self._store is not None:
@@ -392,19 +373,6 @@ class FeatureJudge:
     @staticmethod
     def _batches(images_nhwc: PreparedImages) -> Sequence[PreparedImages]:
         return [images_nhwc[start : start + BATCH] for start in range(0, len(images_nhwc), BATCH)]
-
-
-def _standard(vectors: StoredVectors) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (K,) of each number of the vectors, over all places and images."""
-    n, total, squares = 0, 0.0, 0.0
-    for start in range(0, len(vectors), BATCH):
-        part_nk = vectors[start : start + BATCH].astype(np.float64).reshape(-1, vectors.size)
-        n += len(part_nk)
-        total = total + part_nk.sum(0)
-        squares = squares + np.square(part_nk).sum(0)
-    mean = total / n
-    deviation = np.sqrt(np.maximum(squares / n - mean**2, 0)) + LEAST_SCALE
-    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
 def _none(raw_n: NDArray[np.float64]) -> NDArray[np.bool_]:

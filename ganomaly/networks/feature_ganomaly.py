@@ -8,7 +8,6 @@ and from the rest of the part.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody uses
@@ -28,14 +27,6 @@ DROPPED = 0.1
 """Share of the channels that the input lacks."""
 WARM_UP = 0.1
 """Share of the training in which the step size grows."""
-
-
-class MapOutput(NamedTuple):
-    """What one pass through the generator and its second encoder yields."""
-
-    x_hat_bkhw: Tensor
-    z_bdhw: Tensor
-    z_hat_bdhw: Tensor
 
 
 class MapEncoder(nn.Module):
@@ -129,13 +120,6 @@ class FeatureGANomaly(Trainable):
             contextual=angle + contextual_loss(whole_bkhw, x_hat_bkhw),
             encoder=encoder_loss(z_bdhw, z_hat_bdhw),
         )
-
-    def forward(self, x_bkhw: Tensor) -> MapOutput:
-        """Reconstruct maps (B, K, h, w) of any size and encode the reconstruction again."""
-        height, width = x_bkhw.shape[2:]
-        z_bdhw = self.encoder(_to_multiple(x_bkhw))
-        x_hat_bkhw = self.decoder(z_bdhw)
-        return MapOutput(x_hat_bkhw[..., :height, :width], z_bdhw, self.second_encoder(x_hat_bkhw))
 
     def residual(self, x_bkhw: Tensor) -> Tensor:
         """X - x_hat (B, K, h, w): the second encoder does not run."""

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
+from ganomaly.saving import below
+from ganomaly.scoring.alarms import DrawnDefects, Grain, alarm, drawn_alarm
 from ganomaly.scoring.density import FeatureDensity, ResidualDensity
-from ganomaly.scoring.grain import Grain, alarm
 from ganomaly.scoring.patch_memory import PatchMemory
 from ganomaly.scoring.score import NormalMaps, Score, worst_places
 
@@ -22,9 +23,6 @@ SCORES: dict[str, type[Score]] = {
     "patches": PatchMemory,
 }
 """By the name that tables and saved statistics have for them. A new one needs its file and a line here."""
-DRAWN_GATE, DRAWN_WEIGHT = 2.0, 0.5
-"""Deviations beyond the highest of good images from which a place that looks like a drawn defect counts, and what each
-further one adds to the score of the image, in which good images vary by about one."""
 LARGEST = 1e30
 """Scores are cut there: an infinite one compares, and has margins."""
 
@@ -33,19 +31,23 @@ LARGEST = 1e30
 class FittedScores:
     """Scores that were fitted on the same images.
 
-    Vectors (B, L, K + G) hold K features and the roughness of G fields of each place.
+    Vectors (B, L, K + G + D) hold K features, the roughness of G fields and D logits of discriminators of each place.
 
     Attributes:
-        mean_k: float32 (K + G,), mean of each number of a vector over all places and images.
+        mean_k: float32 (K + G,), mean of each feature and field over all places and images.
         scale_k: float32 (K + G,), standard deviation.
         scores: of the features, by name.
         grain: of the roughness.
+        drawn: of the logits of one discriminator; None where nothing looks for drawn defects.
+        discriminator: which.
     """
 
     mean_k: Tensor
     scale_k: Tensor
     scores: Mapping[str, Score]
     grain: Grain
+    drawn: DrawnDefects | None = None
+    discriminator: int = 0
 
     @classmethod
     def fit(cls, mean_k: Tensor, scale_k: Tensor, normal: NormalMaps, n_fields: int) -> Self:
@@ -71,20 +73,31 @@ class FittedScores:
 
     @torch.no_grad()
     def maps(self, vectors_blk: Tensor, network: FeatureGANomaly | None) -> dict[str, Tensor]:
-        """The map (B, h, w) of each score, by name, of vectors (B, L, K) as the frozen network gave them."""
-        x_blk = ((vectors_blk - self.mean_k) / self.scale_k)[..., : -self.n_fields]
+        """The map (B, h, w) of each score, by name, of vectors (B, L, K + G + D)."""
+        x_blk = self._standardised(vectors_blk)[..., : -self.n_fields]
         return {name: score.map(x_blk, network) for name, score in self.scores.items()}
 
     @torch.no_grad()
     def deviations(self, vectors_blk: Tensor) -> Tensor:
-        """How unusual the roughness of whole images is, (B,), see `Grain`, of vectors (B, L, K + G)."""
-        x_blk = (vectors_blk - self.mean_k) / self.scale_k
-        return self.grain.deviations(x_blk[..., -self.n_fields :])
+        """How unusual the roughness of whole images is, (B,), see `Grain`, of vectors (B, L, K + G + D)."""
+        return self.grain.deviations(self._standardised(vectors_blk)[..., -self.n_fields :])
+
+    def drawn_deviations(self, vectors_blk: Tensor, grid: tuple[int, int]) -> Tensor | None:
+        """How much each place looks like a drawn defect, (B, h, w), see `DrawnDefects`; None where nothing looks."""
+        if self.drawn is None:
+            return None
+        logits_bl = vectors_blk[..., len(self.mean_k) + self.discriminator]
+        return self.drawn.deviations(logits_bl.reshape(-1, *grid))
+
+    def _standardised(self, vectors_blk: Tensor) -> Tensor:
+        return (vectors_blk[..., : len(self.mean_k)] - self.mean_k) / self.scale_k
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         scores = {name: score.to(device) for name, score in self.scores.items()}
-        return type(self)(self.mean_k.to(device), self.scale_k.to(device), scores, self.grain.to(device))
+        drawn = None if self.drawn is None else self.drawn.to(device)
+        mean_k, scale_k, grain = self.mean_k.to(device), self.scale_k.to(device), self.grain.to(device)
+        return type(self)(mean_k, scale_k, scores, grain, drawn, self.discriminator)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """What was fitted, by name, as it is saved."""
@@ -92,6 +105,9 @@ class FittedScores:
         for name, score in self.scores.items():
             arrays |= {f"{name}.{key}": array for key, array in score.to_arrays().items()}
         arrays |= {f"grain.{key}": array for key, array in self.grain.to_arrays().items()}
+        if self.drawn is not None:
+            arrays |= {f"drawn.{key}": array for key, array in self.drawn.to_arrays().items()}
+            arrays["drawn.discriminator"] = np.array(self.discriminator)
         return arrays
 
     @classmethod
@@ -101,13 +117,16 @@ class FittedScores:
         Raises:
             KeyError: if something is missing, or a score is none of `SCORES`.
         """
-        names = dict.fromkeys(name.split(".")[0] for name in arrays if not name.startswith(("standard.", "grain.")))
+        others = ("standard.", "grain.", "drawn.")
+        names = dict.fromkeys(name.split(".")[0] for name in arrays if not name.startswith(others))
         ordered = [name for name in SCORES if name in names] + [name for name in names if name not in SCORES]
         return cls(
             torch.from_numpy(arrays["standard.mean"]),
             torch.from_numpy(arrays["standard.scale"]),
             {name: SCORES[name].from_arrays(below(f"{name}.", arrays)) for name in ordered},
             Grain.from_arrays(below("grain.", arrays)),
+            DrawnDefects.from_arrays(drawn) if (drawn := below("drawn.", arrays)) else None,
+            int(drawn.get("discriminator", 0)),
         )
 
 
@@ -172,23 +191,21 @@ class Judged:
     Attributes:
         maps: of each fit the map (B, h, w) of each of its scores, by name.
         deviations: of each fit how unusual the roughness of whole images is, (B,).
+        drawn: of each fit how much places look like a drawn defect, (B, h, w); None where nothing looks for them.
         folds: how several fits become one score; None for one fit.
-        drawn_bhw: how much places look like those with a drawn defect, (B, h, w), see `DefectDiscriminator`; None
-            where nothing looks for them.
     """
 
     maps: Sequence[Mapping[str, Tensor]]
     deviations: Sequence[Tensor]
+    drawn: Sequence[Tensor | None]
     folds: FoldScores | None = None
-    drawn_bhw: Tensor | None = None
 
     def of(self, places: Tensor | None) -> "Judged":
         """The same on the CPU; `places` (h, w) has 0 where nothing is judged."""
         shown = 1 if places is None else places
         maps = [{name: (map_bhw * shown).cpu() for name, map_bhw in of.items()} for of in self.maps]
-        shown = 1 if places is None else places.cpu()
-        drawn_bhw = None if self.drawn_bhw is None else self.drawn_bhw * shown
-        return Judged(maps, [deviations_b.cpu() for deviations_b in self.deviations], self.folds, drawn_bhw)
+        drawn = [None if drawn_bhw is None else drawn_bhw.cpu() for drawn_bhw in self.drawn]
+        return Judged(maps, [deviations_b.cpu() for deviations_b in self.deviations], drawn, self.folds)
 
     @cached_property
     def _map_fbhw(self) -> Tensor:
@@ -198,16 +215,15 @@ class Judged:
     @property
     def map_bhw(self) -> NDArray[np.float32]:
         """The heat map of each image, not yet standardised."""
-        map_bhw = self._map_fbhw.mean(0)
-        found: NDArray[np.float32] = with_drawn(map_bhw, self.drawn_bhw).numpy()
+        pairs = zip(self._map_fbhw, self.drawn, strict=True)
+        found: NDArray[np.float32] = torch.stack([with_drawn(*pair) for pair in pairs]).mean(0).numpy()
         return found
 
     @property
     def score_b(self) -> NDArray[np.float64]:
         """Scores (B,) above and below 0: of each fit the worst places of its map and the alarm of its grain, joined."""
-        pairs = zip(self._map_fbhw, self.deviations, strict=True)
-        said = [one_score(map_bhw, deviations_b, self.drawn_bhw) for map_bhw, deviations_b in pairs]
-        score_fb = torch.stack(said).double()
+        of_fits = zip(self._map_fbhw, self.deviations, self.drawn, strict=True)
+        score_fb = torch.stack([one_score(*of_fit) for of_fit in of_fits]).double()
         assert (len(score_fb) == 1) == (self.folds is None)
         score_b: NDArray[np.float64] = (score_fb[0] if self.folds is None else self.folds.joined(score_fb)).numpy()
         return score_b
@@ -220,8 +236,8 @@ class Judged:
     def by_method(self) -> dict[str, NDArray[np.float64]]:
         """Raw scores (B,), "fused", and beside them what each score alone says, the mean of the fits, by name."""
         alone = {name: _mean_raw([worst_places(of_fit[name]) for of_fit in self.maps]) for name in self.maps[0]}
-        if self.drawn_bhw is not None:
-            alone["drawn"] = as_raw(self.drawn_bhw.flatten(1).amax(1).double().numpy())
+        if drawn := [drawn_bhw.flatten(1).amax(1) for drawn_bhw in self.drawn if drawn_bhw is not None]:
+            alone["drawn"] = _mean_raw(drawn)
         return {"fused": self.raw_b} | alone | {"grain": _mean_raw(self.deviations)}
 
 
@@ -234,16 +250,12 @@ def one_score(map_bhw: Tensor, deviations_b: Tensor, drawn_bhw: Tensor | None) -
         drawn_bhw: see `Judged`.
     """
     score_b = worst_places(map_bhw) + alarm(deviations_b)
-    return score_b if drawn_bhw is None else score_b + _beyond(drawn_bhw).flatten(1).amax(1)
+    return score_b if drawn_bhw is None else score_b + drawn_alarm(drawn_bhw).flatten(1).amax(1)
 
 
 def with_drawn(map_bhw: Tensor, drawn_bhw: Tensor | None) -> Tensor:
     """A map (B, h, w) with what looks like a drawn defect put onto it."""
-    return map_bhw if drawn_bhw is None else map_bhw + _beyond(drawn_bhw)
-
-
-def _beyond(drawn_bhw: Tensor) -> Tensor:
-    return DRAWN_WEIGHT * (drawn_bhw - DRAWN_GATE).clamp(min=0)
+    return map_bhw if drawn_bhw is None else map_bhw + drawn_alarm(drawn_bhw)
 
 
 def as_raw(score_b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -254,8 +266,3 @@ def as_raw(score_b: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _mean_raw(scores: Sequence[Tensor]) -> NDArray[np.float64]:
     return as_raw(torch.stack(list(scores)).double().mean(0).numpy())
-
-
-def below(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
-    """What has a name that begins with the prefix, by the rest of the name."""
-    return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

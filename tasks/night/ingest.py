@@ -14,6 +14,7 @@ from prefect.logging import get_run_logger
 
 from ganomaly.images.preparation import read_image
 from ganomaly.images.recipe import Recipe
+from ganomaly.images.recipe_fitting import fit_recipe
 from tasks.lines.window import Window
 from tasks.night.accounting import IngestCounts
 from tasks.night.fetching import FetchedImage, fetch_chunks, fetch_images
@@ -52,7 +53,7 @@ def decide_bits(systems: Systems, images: Sequence[ListedImage]) -> Recipe:
     if any(image.dtype != np.uint16 for image in pixels):
         return recipe.model_copy(update={"bits": 16})  # files of several kinds tell nothing of a camera
     unaligned = recipe.model_copy(update={"align": "none"})
-    return recipe.model_copy(update={"bits": unaligned.fitted_to(pixels).bits})
+    return recipe.model_copy(update={"bits": fit_recipe(unaligned, pixels).bits})
 
 
 def _decodes(found: FetchedImage) -> bool:

@@ -3,7 +3,8 @@
 `infra/migrations` builds the same tables, and a test compares the two. Times are stored in UTC and are aware in Python.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -30,33 +31,65 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
 
 
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only INTEGER counts up by itself in SQLite
+_FLAGGED = sa.text("verdict = 'flagged'")
+_DETECTOR = ("image_id", "model_version", "calibration_id")
 metadata = sa.MetaData()
+
+
+def _id() -> sa.Column[int]:
+    return sa.Column("id", _Id, primary_key=True)
+
+
+def _image(table: str) -> sa.Column[int]:
+    return sa.Column("image_id", _Id, sa.ForeignKey("image.id", name=f"fk_{table}_image"), nullable=False)
+
+
+def _run(table: str) -> sa.Column[str]:
+    return sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name=f"fk_{table}_run"), nullable=False)
+
+
+def _of_image_and_run(table: str) -> list[sa.Column[Any]]:
+    """What a detector says of an image in a run."""
+    return [_id(), _image(table), *_integers("model_version"), *_texts("calibration_id"), _run(table)]
+
+
+def _texts(*names: str) -> list[sa.Column[str]]:
+    return [sa.Column(name, sa.String, nullable=False) for name in names]
+
+
+def _integers(*names: str) -> list[sa.Column[int]]:
+    return [sa.Column(name, sa.Integer, nullable=False) for name in names]
+
+
+def _doubles(*names: str) -> list[sa.Column[float]]:
+    return [sa.Column(name, sa.Double, nullable=False) for name in names]
+
+
+def _dates(*names: str) -> list[sa.Column[date]]:
+    return [sa.Column(name, sa.Date, nullable=False) for name in names]
+
+
+def _times(*names: str) -> list[sa.Column[datetime]]:
+    return [sa.Column(name, UtcDateTime, nullable=False) for name in names]
+
 
 image_table = sa.Table(
     "image",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("line", sa.String, nullable=False),
-    sa.Column("key", sa.String, nullable=False),
-    sa.Column("etag", sa.String, nullable=False),
-    sa.Column("part", sa.String, nullable=False),
-    sa.Column("view", sa.String, nullable=False),
-    sa.Column("production_date", sa.Date, nullable=False),
-    sa.Column("captured_at", UtcDateTime, nullable=False),
+    _id(),
+    *_texts("line", "key", "etag", "part", "view"),
+    *_dates("production_date"),
+    *_times("captured_at"),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
-    sa.Column("sha256", sa.String, nullable=False),
-    sa.Column("width_px", sa.Integer),
-    sa.Column("height_px", sa.Integer),
-    sa.Column("brightness", sa.Double),
-    sa.Column("contrast", sa.Double),
-    sa.Column("sharpness", sa.Double),
-    sa.Column("red", sa.Double),
-    sa.Column("blue", sa.Double),
-    sa.Column("centre_x", sa.Double),
-    sa.Column("centre_y", sa.Double),
+    *_texts("sha256"),
+    *(sa.Column(name, sa.Integer) for name in ("width_px", "height_px")),
+    *(
+        sa.Column(name, sa.Double)
+        for name in ("brightness", "contrast", "sharpness", "red", "blue", "centre_x", "centre_y")
+    ),
     sa.Column("usable", sa.Boolean, nullable=False),
     sa.Column("reason", sa.String),
-    sa.Column("recorded_at", UtcDateTime, nullable=False),
+    *_times("recorded_at"),
     # key and part come first: an audit may know nothing else
     sa.UniqueConstraint("key", "line", "etag", name="uq_image_key_line_etag"),
     sa.Index("ix_image_part_line", "part", "line"),
@@ -67,25 +100,14 @@ run_table = sa.Table(
     "scoring_run",
     metadata,
     sa.Column("id", sa.String, primary_key=True),
-    sa.Column("line", sa.String, nullable=False),
-    sa.Column("window_start", sa.Date, nullable=False),
-    sa.Column("window_end", sa.Date, nullable=False),
-    sa.Column("model_name", sa.String, nullable=False),
-    sa.Column("model_version", sa.Integer, nullable=False),
-    sa.Column("calibration_id", sa.String, nullable=False),
-    sa.Column("snapshot_id", sa.String, nullable=False),
-    sa.Column("code_version", sa.String, nullable=False),
-    sa.Column("flow_run_id", sa.String, nullable=False),
-    sa.Column("state", sa.String, nullable=False),
-    sa.Column("message", sa.String, nullable=False),
-    sa.Column("started_at", UtcDateTime, nullable=False),
+    *_texts("line"),
+    *_dates("window_start", "window_end"),
+    *_texts("model_name"),
+    *_integers("model_version"),
+    *_texts("calibration_id", "snapshot_id", "code_version", "flow_run_id", "state", "message"),
+    *_times("started_at"),
     sa.Column("finished_at", UtcDateTime),
-    sa.Column("listed", sa.Integer, nullable=False),
-    sa.Column("scored", sa.Integer, nullable=False),
-    sa.Column("already_scored", sa.Integer, nullable=False),
-    sa.Column("unusable", sa.Integer, nullable=False),
-    sa.Column("failed", sa.Integer, nullable=False),
-    sa.Column("flagged", sa.Integer, nullable=False),
+    *_integers("listed", "scored", "already_scored", "unusable", "failed", "flagged"),
     sa.Column("report_key", sa.String),
     sa.CheckConstraint("state IN ('running', 'completed', 'failed', 'interrupted')", name="ck_scoring_run_state"),
     sa.CheckConstraint(
@@ -97,52 +119,28 @@ run_table = sa.Table(
 score_table = sa.Table(
     "score",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("image_id", _Id, sa.ForeignKey("image.id", name="fk_score_image"), nullable=False),
-    sa.Column("model_version", sa.Integer, nullable=False),
-    sa.Column("calibration_id", sa.String, nullable=False),
-    sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name="fk_score_run"), nullable=False),
-    sa.Column("raw_score", sa.Double),
-    sa.Column("normalised_score", sa.Double),
-    sa.Column("p_value", sa.Double),
-    sa.Column("verdict", sa.String, nullable=False),
-    sa.Column("reason", sa.String),
-    sa.Column("heat_map_key", sa.String),
-    sa.Column("scored_at", UtcDateTime, nullable=False),
+    *_of_image_and_run("score"),
+    *(sa.Column(name, sa.Double) for name in ("raw_score", "normalised_score", "p_value")),
+    *_texts("verdict"),
+    *(sa.Column(name, sa.String) for name in ("reason", "heat_map_key")),
+    *_times("scored_at"),
     # also the index for "the scores of this image", and for a day's scores by way of the day's images
-    sa.UniqueConstraint("image_id", "model_version", "calibration_id", name="uq_score_image_model_calibration"),
+    sa.UniqueConstraint(*_DETECTOR, name="uq_score_image_model_calibration"),
     sa.CheckConstraint("verdict IN ('ok', 'flagged', 'unusable')", name="ck_score_verdict"),
     sa.CheckConstraint("(verdict = 'unusable') = (raw_score IS NULL)", name="ck_score_unusable_has_no_score"),
     sa.Index("ix_score_run_id", "run_id"),
-    sa.Index(
-        "ix_score_flagged",
-        *("image_id", "model_version", "calibration_id"),
-        postgresql_where=sa.text("verdict = 'flagged'"),
-        sqlite_where=sa.text("verdict = 'flagged'"),
-    ),
+    sa.Index("ix_score_flagged", *_DETECTOR, postgresql_where=_FLAGGED, sqlite_where=_FLAGGED),
 )
 
 region_table = sa.Table(
     "region",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("image_id", _Id, sa.ForeignKey("image.id", name="fk_region_image"), nullable=False),
-    sa.Column("model_version", sa.Integer, nullable=False),
-    sa.Column("calibration_id", sa.String, nullable=False),
-    sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name="fk_region_run"), nullable=False),
-    sa.Column("place", sa.Integer, nullable=False),
-    sa.Column("x", sa.Integer, nullable=False),
-    sa.Column("y", sa.Integer, nullable=False),
-    sa.Column("width", sa.Integer, nullable=False),
-    sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("centre_x", sa.Double, nullable=False),
-    sa.Column("centre_y", sa.Double, nullable=False),
-    sa.Column("area_px", sa.Integer, nullable=False),
-    sa.Column("extent_px", sa.Double, nullable=False),
-    sa.Column("heat", sa.Double, nullable=False),
-    sa.UniqueConstraint(
-        *("image_id", "model_version", "calibration_id", "place"), name="uq_region_image_model_calibration_place"
-    ),
+    *_of_image_and_run("region"),
+    *_integers("place", "x", "y", "width", "height"),
+    *_doubles("centre_x", "centre_y"),
+    *_integers("area_px"),
+    *_doubles("extent_px", "heat"),
+    sa.UniqueConstraint(*_DETECTOR, "place", name="uq_region_image_model_calibration_place"),
     sa.Index("ix_region_run_id", "run_id"),
 )
 
@@ -150,14 +148,10 @@ region_table = sa.Table(
 shadow_table = sa.Table(
     "shadow",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("image_id", _Id, sa.ForeignKey("image.id", name="fk_shadow_image"), nullable=False),
-    sa.Column("model_version", sa.Integer, nullable=False),
-    sa.Column("calibration_id", sa.String, nullable=False),
-    sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name="fk_shadow_run"), nullable=False),
+    *_of_image_and_run("shadow"),
     sa.Column("normalised_score", sa.Double),
-    sa.Column("verdict", sa.String, nullable=False),
-    sa.UniqueConstraint("image_id", "model_version", "calibration_id", name="uq_shadow_image_model_calibration"),
+    *_texts("verdict"),
+    sa.UniqueConstraint(*_DETECTOR, name="uq_shadow_image_model_calibration"),
     sa.CheckConstraint("verdict IN ('ok', 'flagged', 'unusable')", name="ck_shadow_verdict"),
     sa.Index("ix_shadow_run_id", "run_id"),
 )
@@ -165,12 +159,9 @@ shadow_table = sa.Table(
 failure_table = sa.Table(
     "failure",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name="fk_failure_run"), nullable=False),
-    sa.Column("key", sa.String, nullable=False),
-    sa.Column("etag", sa.String, nullable=False),
-    sa.Column("reason", sa.String, nullable=False),
-    sa.Column("detail", sa.String, nullable=False),
+    _id(),
+    _run("failure"),
+    *_texts("key", "etag", "reason", "detail"),
     sa.UniqueConstraint("run_id", "key", "etag", name="uq_failure_run_key_etag"),
     sa.Index("ix_failure_key", "key"),
 )
@@ -178,18 +169,13 @@ failure_table = sa.Table(
 promotion_table = sa.Table(
     "promotion",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("line", sa.String, nullable=False),
-    sa.Column("model_name", sa.String, nullable=False),
-    sa.Column("alias", sa.String, nullable=False),
-    sa.Column("version", sa.Integer, nullable=False),
+    _id(),
+    *_texts("line", "model_name", "alias"),
+    *_integers("version"),
     sa.Column("previous_version", sa.Integer),
-    sa.Column("who", sa.String, nullable=False),
-    sa.Column("why", sa.String, nullable=False),
-    sa.Column("promoted_at", UtcDateTime, nullable=False),
-    sa.Column("outcome", sa.String, nullable=False, server_default="promoted"),
-    sa.Column("gate", sa.String, nullable=False, server_default=""),
-    sa.Column("flow_run_id", sa.String, nullable=False, server_default=""),
+    *_texts("who", "why"),
+    *_times("promoted_at"),
+    *_texts("outcome", "gate", "flow_run_id"),
     sa.CheckConstraint(
         "outcome IN ('promoted', 'refused', 'waiting', 'rolled_back', 'found')", name="ck_promotion_outcome"
     ),
@@ -200,13 +186,10 @@ promotion_table = sa.Table(
 drift_table = sa.Table(
     "drift",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("run_id", sa.String, sa.ForeignKey("scoring_run.id", name="fk_drift_run"), nullable=False),
-    sa.Column("figure", sa.String, nullable=False),
-    sa.Column("night_median", sa.Double, nullable=False),
-    sa.Column("usual_median", sa.Double, nullable=False),
-    sa.Column("above_usual", sa.Double, nullable=False),
-    sa.Column("allowed", sa.Double, nullable=False),
+    _id(),
+    _run("drift"),
+    *_texts("figure"),
+    *_doubles("night_median", "usual_median", "above_usual", "allowed"),
     sa.Column("changed", sa.Boolean, nullable=False),
     sa.UniqueConstraint("run_id", "figure", name="uq_drift_run_figure"),
 )
@@ -214,27 +197,22 @@ drift_table = sa.Table(
 release_table = sa.Table(
     "release",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("line", sa.String, nullable=False),
-    sa.Column("window_start", sa.Date, nullable=False),
-    sa.Column("window_end", sa.Date, nullable=False),
-    sa.Column("model_version", sa.Integer, nullable=False),
-    sa.Column("figures", sa.String, nullable=False),
-    sa.Column("who", sa.String, nullable=False),
-    sa.Column("why", sa.String, nullable=False),
-    sa.Column("released_at", UtcDateTime, nullable=False),
+    _id(),
+    *_texts("line"),
+    *_dates("window_start", "window_end"),
+    *_integers("model_version"),
+    *_texts("figures", "who", "why"),
+    *_times("released_at"),
     sa.UniqueConstraint("line", "window_start", "window_end", "released_at", name="uq_release_line_window_released_at"),
 )
 
 review_table = sa.Table(
     "review",
     metadata,
-    sa.Column("id", _Id, primary_key=True),
-    sa.Column("image_id", _Id, sa.ForeignKey("image.id", name="fk_review_image"), nullable=False),
-    sa.Column("finding", sa.String, nullable=False),
-    sa.Column("who", sa.String, nullable=False),
-    sa.Column("note", sa.String, nullable=False),
-    sa.Column("reviewed_at", UtcDateTime, nullable=False),
+    _id(),
+    _image("review"),
+    *_texts("finding", "who", "note"),
+    *_times("reviewed_at"),
     sa.UniqueConstraint("image_id", "who", "reviewed_at", name="uq_review_image_who_reviewed_at"),
     sa.CheckConstraint("finding IN ('defect', 'good')", name="ck_review_finding"),
 )
@@ -244,7 +222,7 @@ lease_table = sa.Table(
     "lease",
     metadata,
     sa.Column("work", sa.String, primary_key=True),
-    sa.Column("owner", sa.String, nullable=False),
-    sa.Column("expires_at", UtcDateTime, nullable=False),
+    *_texts("owner"),
+    *_times("expires_at"),
     sa.Index("ix_lease_owner", "owner"),
 )

@@ -116,7 +116,7 @@ def fit(vectors_nlk: np.ndarray, judge: FeatureJudge) -> FittedScores:
 def scores(fitted: FittedScores, vectors_nlk: np.ndarray) -> np.ndarray:
     """Scores of some images by one fit."""
     x_nlk = torch.from_numpy(vectors_nlk.astype(np.float32))
-    return Judged([fitted.maps(x_nlk, None)], [fitted.deviations(x_nlk)]).score_b
+    return Judged([fitted.maps(x_nlk, None)], [fitted.deviations(x_nlk)], [None]).score_b
 
 
 if __name__ == "__main__":

@@ -73,12 +73,9 @@ def scores(detector: Detector, images: list[ImageSource]) -> dict[str, NDArray[n
         pixels = [prepared[at].pixels for at in usable]
         for first in range(0, len(pixels), 8):
             judged = detector.judge._judged(pixels[first : first + 8])
-            pairs = [
-                (torch.stack(list(of_fit.values())).mean(0), deviations_b)
-                for of_fit, deviations_b in zip(judged.maps, judged.deviations, strict=True)
-            ]
-            for way, drawn_bhw in zip(WAYS, (judged.drawn_bhw, None), strict=True):
-                alone = [one_score(map_bhw, deviations_b, drawn_bhw) for map_bhw, deviations_b in pairs]
+            maps = [torch.stack(list(of_fit.values())).mean(0) for of_fit in judged.maps]
+            for way, drawn in zip(WAYS, (judged.drawn, [None] * len(maps)), strict=True):
+                alone = [one_score(*of_fit) for of_fit in zip(maps, judged.deviations, drawn, strict=True)]
                 found[way][start + usable[first : first + 8]] = torch.stack(alone).mean(0).numpy()
     return found
 

@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from ganomaly import Detector, DetectorConfig, TrainingDataError
 from ganomaly.features.backbone import PACKAGE
+from ganomaly.images.recipe_fitting import fit_recipe
 from ganomaly.judges import features
 from ganomaly.judges.features import BATCH, FeatureJudge
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
@@ -71,11 +72,42 @@ def test_a_spot_smaller_than_a_place_is_seen(trained: Detector) -> None:
     assert abs(row / heat.shape[0] - 20 / HEIGHT) < 0.2
 
 
+def test_a_detector_of_few_parts_sees_spots_too(of_few: Detector) -> None:
+    """Lines with fewer than 125 parts would miss small defects that larger ones find."""
+    good = draw(40, seed=11)
+    spotted = [cv2.circle(image.copy(), (30, 20), 3, (40, 40, 40), -1) for image in good]
+    found = of_few.raw_scores_by_method([one.pixels for one in of_few.prepare_all(good + spotted)])
+    assert roc_auc_score([0] * 40 + [1] * 40, found["drawn"]) > 0.95
+
+
+def test_a_loaded_detector_that_is_calibrated_again_still_looks_for_drawn_defects(
+    trained: Detector, tmp_path: Path
+) -> None:
+    """The discriminator would be carried along and heard no more."""
+    trained.save(tmp_path / "model")
+    loaded = Detector.load(tmp_path / "model", device="cpu")
+    images = [one.pixels for one in loaded.prepare_all(draw(60, seed=1))]
+    loaded.calibrate(images[:40], images[40:])
+    assert "drawn" in loaded.raw_scores_by_method(images[:2])
+
+
+def test_a_judge_that_knows_too_few_other_images_has_no_discriminator() -> None:
+    """Images that were learned from would say what new ones reach."""
+    detector = Detector(CONFIG.fitted_to(draw(30, seed=1)), device="cpu")
+    images = [one.pixels for one in detector.prepare_all(draw(30, seed=1))]
+    list(detector.train(images))
+    assert isinstance(detector.judge, FeatureJudge)
+    assert detector.judge.extractor.discriminators
+    detector.judge.fit(images)
+    assert not detector.judge.extractor.discriminators
+    assert "drawn" not in detector.raw_scores_by_method(images[:2])
+
+
 def test_ways_of_judging_are_those_that_could_be_fitted(trained: Detector, of_few: Detector) -> None:
     """GANomaly would be left out where it was trained, or asked for where it was not."""
     pixels = [one.pixels for one in trained.prepare_all(draw(3, seed=2))]
     assert set(trained.raw_scores_by_method(pixels)) == {"fused", "residual", "places", "patches", "drawn", "grain"}
-    assert set(of_few.raw_scores_by_method(pixels)) == {"fused", "places", "patches", "grain"}
+    assert set(of_few.raw_scores_by_method(pixels)) == {"fused", "places", "patches", "drawn", "grain"}
     assert trained.calibration is not None
     assert of_few.calibration is not None
     assert trained.calibration.fold_size == 0
@@ -149,9 +181,9 @@ def test_size_and_aspect_follow_the_images(trained: Detector) -> None:
     assert trained.config.recipe.input_px == (HEIGHT, WIDTH)
     plain = CONFIG.model_copy(update={"recipe": CONFIG.recipe.model_copy(update={"resolution": None})})
     shapes = [np.zeros((500, 1250, 3), np.uint8), np.zeros((300, 300), np.uint8)]
-    found = [plain.recipe.fitted_to([image]).input_px for image in shapes]
+    found = [fit_recipe(plain.recipe, [image]).input_px for image in shapes]
     assert found == [(256, 608), (288, 288)]
-    assert plain.recipe.fitted_to([]).input_px is None
+    assert fit_recipe(plain.recipe, []).input_px is None
 
 
 def test_too_few_parts_are_refused_and_photos_of_a_part_share_its_fold() -> None:
@@ -280,7 +312,7 @@ def test_a_new_score_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch, 
     detector.save(tmp_path / "model")
     pixels = [one.pixels for one in detector.prepare_all(draw(4, seed=2))]
     found = Detector.load(tmp_path / "model", device="cpu").raw_scores_by_method(pixels)
-    assert set(found) == {"fused", "places", "patches", "brightness", "grain"}
+    assert set(found) == {"fused", "places", "patches", "drawn", "brightness", "grain"}
     np.testing.assert_array_equal(found["brightness"], detector.raw_scores_by_method(pixels)["brightness"])
 
 

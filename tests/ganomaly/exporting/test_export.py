@@ -21,6 +21,7 @@ from ganomaly.cli import app
 from ganomaly.errors import ExportError
 from ganomaly.exporting import package
 from ganomaly.exporting.package import FORMATS, Format, export_detector
+from ganomaly.images.recipe_fitting import fit_recipe
 from tests.ganomaly.parts_in_colour import CONFIG, draw
 
 CHECKED = {"quality": {"min_sharpness": 0, "min_brightness": 0.3, "min_contrast": 0.05}}
@@ -210,7 +211,7 @@ def test_what_cannot_be_exported_says_so(detector: Detector, images: Path, tmp_p
     with pytest.raises(ExportError, match="none of 1 images can be decoded"):
         export_detector(detector, [images / "broken.png"], tmp_path / "out")
     reference = draw(12, seed=3)
-    aligned = detector.config.recipe.model_copy(update={"align": "rigid", "reference": None}).fitted_to(reference)
+    aligned = fit_recipe(detector.config.recipe.model_copy(update={"align": "rigid", "reference": None}), reference)
     turned = Detector(detector.config.model_copy(update={"recipe": aligned}), device="cpu")
     with pytest.raises(ConfigError, match=r'align = "none"'):
         export_detector(turned, listed(images), tmp_path / "out")

@@ -9,6 +9,7 @@ from ganomaly.errors import ImageError, TrainingDataError
 from ganomaly.images.alignment import Transform, _matrix, into_frame, out_of_frame
 from ganomaly.images.frame import fit_reference
 from ganomaly.images.recipe import Recipe
+from ganomaly.images.recipe_fitting import fit_recipe
 
 SIDE = 160
 
@@ -66,7 +67,7 @@ def test_nothing_is_aligned_where_nothing_would_be_gained() -> None:
 def test_a_part_that_matches_no_frame_is_unusable_and_says_so() -> None:
     """A wrong part would be judged at an angle that means nothing."""
     images, _ = draw(24, 0, 180, 0.05)
-    recipe = Recipe(align="rigid", size_px=160, channels=3, illumination="none").fitted_to(images)
+    recipe = fit_recipe(Recipe(align="rigid", size_px=160, channels=3, illumination="none"), images)
     assert recipe.reference is not None
     assert recipe.apply(images[0]).shape == (160, 160, 3)
     with pytest.raises(ImageError, match="matches the frame of good parts by") as caught:
@@ -77,7 +78,7 @@ def test_a_part_that_matches_no_frame_is_unusable_and_says_so() -> None:
 def test_a_map_goes_back_to_where_the_part_lies() -> None:
     """The report would outline a defect beside the part."""
     images, _ = draw(24, 0, 180, 0.03)
-    recipe = Recipe(align="rigid", size_px=160, channels=3, illumination="none").fitted_to(images)
+    recipe = fit_recipe(Recipe(align="rigid", size_px=160, channels=3, illumination="none"), images)
     spotted = images[3].copy()
     cv2.circle(spotted, (96, 70), 4, (255, 0, 255), -1)
     difference = np.abs(recipe.apply(spotted).astype(float) - recipe.apply(images[3]).astype(float)).sum(2)
@@ -91,7 +92,7 @@ def test_a_map_goes_back_to_where_the_part_lies() -> None:
 def test_places_that_some_image_does_not_show_are_not_scored() -> None:
     """The mirrored border of a turned image would be taken for a defect."""
     images, _ = draw(24, 0, 180, 0.05)
-    recipe = Recipe(align="rigid", keep_aspect=True, channels=3, illumination="none").fitted_to(images)
+    recipe = fit_recipe(Recipe(align="rigid", keep_aspect=True, channels=3, illumination="none"), images)
     inside = recipe.scored_places
     assert inside is not None
     assert inside.shape == recipe.input_px
@@ -110,7 +111,7 @@ def test_a_long_part_that_shifts_along_itself_is_still_judged() -> None:
         cv2.rectangle(image, (at, 40), (at + 110, 90), (200, 180, 160), -1)
         cv2.circle(image, (at + 30, 60), 9, (30, 30, 60), -1)
         images.append(cv2.add(image, rng.integers(0, 12, image.shape, np.uint8)))
-    recipe = Recipe(align="auto", keep_aspect=True, channels=3, illumination="none").fitted_to(images)
+    recipe = fit_recipe(Recipe(align="auto", keep_aspect=True, channels=3, illumination="none"), images)
     inside = recipe.scored_places
     assert inside is not None
     assert inside.mean() > 0.6
@@ -120,7 +121,7 @@ def test_a_long_part_that_shifts_along_itself_is_still_judged() -> None:
 def test_a_part_that_lies_further_off_than_any_good_one_says_so() -> None:
     """A part at the wrong place would be put right in silence, and mirrored borders be judged."""
     images, _ = draw(24, 0, 0, 0.04)
-    recipe = Recipe(align="shift", size_px=160, channels=3, illumination="none").fitted_to(images)
+    recipe = fit_recipe(Recipe(align="shift", size_px=160, channels=3, illumination="none"), images)
     far = moved(bracket(np.random.default_rng(3)), Transform(0, 0.13, 0))
     with pytest.raises(ImageError, match=r"lies .* off the frame|matches the frame") as caught:
         recipe.apply(far)
@@ -131,13 +132,13 @@ def test_an_alignment_that_is_asked_for_takes_enough_images() -> None:
     """A setting would be switched off in silence."""
     recipe = Recipe(align="rigid", channels=3, illumination="none")
     with pytest.raises(TrainingDataError, match="at least 8 are needed"):
-        recipe.fitted_to(draw(3, 0, 180, 0.05)[0])
+        fit_recipe(recipe, draw(3, 0, 180, 0.05)[0])
 
 
 def test_heat_of_a_stretched_region_goes_back_to_the_part() -> None:
     """On a line of pixels, whose input is a square, a shift of the part would move the heat twice as far."""
     images = [cv2.resize(image, (320, 160)) for image in draw(24, 0, 0, 0.07)[0]]
-    recipe = Recipe(align="shift", size_px=160, channels=3, illumination="none").fitted_to(images)
+    recipe = fit_recipe(Recipe(align="shift", size_px=160, channels=3, illumination="none"), images)
     spotted = images[5].copy()
     cv2.circle(spotted, (190, 70), 5, (255, 0, 255), -1)
     difference = np.abs(recipe.apply(spotted).astype(float) - recipe.apply(images[5]).astype(float)).sum(2)

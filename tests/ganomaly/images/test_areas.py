@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ganomaly.errors import ImageError
 from ganomaly.images.areas import as_mask, draw_ignored
 from ganomaly.images.recipe import Recipe
+from ganomaly.images.recipe_fitting import fit_recipe
 
 LEFT = ((0.0, 0.0), (59.0, 0.0), (59.0, 119.0), (0.0, 119.0))
 """The left 60 columns of an image of 160 x 120 px."""
@@ -103,7 +104,7 @@ def test_parts_are_brought_into_one_frame_with_areas() -> None:
         image[:, 700:] = rng.integers(0, 256)  # a lamp that is on or off
         images.append(image)
     corners = ((700.0, 0.0), (899.0, 0.0), (899.0, 699.0), (700.0, 699.0))
-    recipe = Recipe(size_px=128, illumination="none", align="shift", ignore=(corners,)).fitted_to(images)
+    recipe = fit_recipe(Recipe(size_px=128, illumination="none", align="shift", ignore=(corners,)), images)
     assert recipe.reference is not None
     aligned = np.stack([recipe.apply(image) for image in images]).astype(int)
     assert aligned[:, 40:80, 50:80].std(0).mean() < 5
@@ -129,7 +130,7 @@ def test_polygons_hold_for_one_size_of_image(image: np.ndarray) -> None:
     """A camera with another resolution would be looked at elsewhere, and nobody told."""
     recipe = Recipe(ignore=(LEFT,))
     assert recipe.is_open
-    fitted = recipe.fitted_to([image[:60], image, image])
+    fitted = fit_recipe(recipe, [image[:60], image, image])
     assert (fitted.camera_px, fitted.is_open) == ((120, 160), False)
     fitted.apply(image)
     with pytest.raises(ImageError, match=r"160 x 60 px, but the areas.* of images of 160 x 120 px"):
@@ -199,9 +200,9 @@ def test_images_of_another_size_decide_nothing(image: np.ndarray) -> None:
     large = cv2.resize(image, (320, 240))
     mask = as_mask(png(np.full((120, 160), 255, np.uint8)))
     settings = {"keep_aspect": True, "channels": 3, "align": "auto"}
-    by_mask = Recipe(**settings, mask=mask).fitted_to([large, large, image])
+    by_mask = fit_recipe(Recipe(**settings, mask=mask), [large, large, image])
     assert by_mask.camera_px == (120, 160)
-    by_most = Recipe(**settings, ignore=(LEFT,)).fitted_to([large, image, image])
+    by_most = fit_recipe(Recipe(**settings, ignore=(LEFT,)), [large, image, image])
     assert (by_most.camera_px, by_most.input_px) == ((120, 160), (128, 160))
 
 

@@ -9,6 +9,7 @@ from ganomaly.errors import ImageError
 from ganomaly.images.preparation import prepare_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
+from ganomaly.images.recipe_fitting import fit_recipe
 
 
 @pytest.fixture
@@ -202,7 +203,7 @@ def test_cameras_that_fill_fewer_bits(bits: int, high: bool) -> None:
     raw = (scene * ((1 << bits) - 1)).astype(np.uint16) << (16 - bits if high else 0)
     image = np.asarray(raw, np.uint16)
     gate = QualityGate(min_sharpness=0)
-    recipe = Recipe(illumination="none").fitted_to([image])
+    recipe = fit_recipe(Recipe(illumination="none"), [image])
     assert recipe.bits == (16 if high else bits)
     assert recipe.is_open is False
     found = prepare_image(image, recipe, gate)

@@ -1,11 +1,19 @@
 """The network that learns to find drawn defects, over maps that are made here."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from ganomaly.networks.defect_discriminator import DefectDiscriminator, Seeing, learn_to_find_defects
+from ganomaly.networks.defect_discriminator import (
+    DefectDiscriminator,
+    Seeing,
+    drawn_copies,
+    learn_to_find_defects,
+    learn_without_folds,
+)
 
 SIDE = 96
 
@@ -28,28 +36,40 @@ def maps_of(image: np.ndarray) -> list[np.ndarray]:
     return found
 
 
+CPU = torch.device("cpu")
+TRIED = np.arange(48) % 6 == 0
+
+
+def learn(
+    images: list[np.ndarray], maps: Callable[[np.ndarray], list[np.ndarray]], judged: np.ndarray | None = None
+) -> DefectDiscriminator | None:
+    """What is learned from 40 of 48 images and tried on the others."""
+    with drawn_copies(images, TRIED.astype(int), maps, 0, judged, 128) as copies:
+        return learn_to_find_defects(copies, ~TRIED, TRIED, 0, CPU)
+
+
 @pytest.fixture(scope="module")
 def learned() -> DefectDiscriminator:
     """A network that found what was drawn."""
-    found = learn_to_find_defects(smooth(48, seed=0), maps_of, 0, torch.device("cpu"))
+    found = learn(smooth(48, seed=0), maps_of)
     assert found is not None
     return found
 
 
-def deviations(network: DefectDiscriminator, image: np.ndarray) -> np.ndarray:
-    """Deviations (h, w) of one image."""
+def logits(network: DefectDiscriminator, image: np.ndarray) -> np.ndarray:
+    """Logits (h, w) of one image."""
     with torch.no_grad():
         return network([torch.from_numpy(one)[None] for one in maps_of(image)])[0].numpy()
 
 
 def test_a_small_spot_is_found_where_it_is_and_good_parts_stay_quiet(learned: DefectDiscriminator) -> None:
     """Small defects would be missed, or a line drown in false rejects."""
-    assert np.mean([deviations(learned, image).max() > 3 for image in smooth(40, seed=1)]) < 0.1
+    good = np.array([logits(learned, image).max() for image in smooth(40, seed=1)])
     spotted = smooth(1, seed=2)[0].copy()
     cv2.circle(spotted, (70, 40), 3, (10, 10, 10), -1)
-    found = deviations(learned, spotted)
+    found = logits(learned, spotted)
     assert found.shape == (6, 6)
-    assert found.max() > 3
+    assert found.max() > good.mean() + 3 * good.std()
     assert np.unravel_index(found.argmax(), found.shape) == (40 // 16, 70 // 16)
 
 
@@ -60,45 +80,65 @@ def test_where_nothing_can_be_found_there_is_no_network() -> None:
     def blind(_: np.ndarray) -> list[np.ndarray]:
         return [rng.normal(size=(2, SIDE // stride, SIDE // stride)).astype(np.float32) for stride in (8, 16)]
 
-    assert learn_to_find_defects(smooth(48, seed=0), blind, 0, torch.device("cpu")) is None
+    assert learn(smooth(48, seed=0), blind) is None
 
 
-def test_too_few_images_cannot_tell() -> None:
-    """Three held-out images would say what good parts reach."""
-    assert learn_to_find_defects(smooth(24, seed=0), maps_of, 0, torch.device("cpu")) is None
+def test_too_few_copies_cannot_tell() -> None:
+    """A handful of copies would say whether defects are found."""
+    with drawn_copies(smooth(48, seed=0), TRIED.astype(int), maps_of, 0, None, 48) as copies:
+        assert learn_to_find_defects(copies, ~TRIED, TRIED, 0, CPU) is None
+
+
+def test_what_is_learned_without_a_fold_knows_nothing_of_it() -> None:
+    """The promise of few parts would not hold."""
+    images, fold = smooth(48, seed=0), np.arange(48) % 4
+    found = []
+    for other in (images[0], smooth(1, seed=9)[0] // 2):  # of fold 0
+        with drawn_copies([other, *images[1:]], fold, maps_of, 0, None, 128) as copies:
+            found.append(learn_without_folds(copies, fold, 4, 0, CPU))
+    (first, unseen_fn), (second, _) = found
+    assert unseen_fn.sum(1).tolist() == [24] * 4
+    assert not any((unseen_fn[at] & (fold == at)).any() for at in range(4))
+    alike = []
+    for one, same in zip(first, second, strict=True):
+        assert one is not None
+        assert same is not None
+        alike.append(np.array_equal(logits(one, images[5]), logits(same, images[5])))
+    assert alike[0]
+    assert not all(alike)
+
+
+def test_of_many_images_some_lend_one_copy_each() -> None:
+    """Learning would take longer for each image that a line has."""
+    with drawn_copies(smooth(100, seed=0), np.zeros(100, int), maps_of, 0, None, 64) as copies:
+        assert len(set(copies.image_m.tolist())) == len(copies.image_m) == 64
 
 
 def test_places_that_are_not_judged_are_not_asked() -> None:
-    """A restless border that no score looks at would raise what good parts seem to reach."""
+    """A restless border that no score looks at would hide that defects are found."""
     judged = np.ones((6, 6), dtype=bool)
-    judged[:2] = False
+    judged[:4] = False
 
     def restless(image: np.ndarray) -> list[np.ndarray]:
         found = maps_of(image)
         noise = np.random.default_rng(int(image.sum()))
         for of_stride in found:
-            of_stride[:, : of_stride.shape[1] // 3] += noise.normal(
-                0, 100, of_stride[:, : of_stride.shape[1] // 3].shape
-            )
+            border = of_stride[:, : 2 * of_stride.shape[1] // 3]
+            border += noise.normal(0, 100, border.shape)
         return found
 
-    network = learn_to_find_defects(smooth(48, seed=0), restless, 0, torch.device("cpu"), judged)
-    assert network is not None
-    spotted = smooth(1, seed=2)[0].copy()
-    cv2.circle(spotted, (70, 60), 3, (10, 10, 10), -1)
-    with torch.no_grad():
-        found = network([torch.from_numpy(one)[None].float() for one in restless(spotted)])[0].numpy()
-    assert found[2:].max() > 3
+    assert learn(smooth(48, seed=0), restless) is None
+    assert learn(smooth(48, seed=0), restless, judged) is not None
 
 
 def test_it_is_saved_and_repeated(learned: DefectDiscriminator) -> None:
     """A loaded detector would judge otherwise, or a training with the same seed end elsewhere."""
     image = smooth(1, seed=3)[0]
-    loaded = DefectDiscriminator.restored(dict(learned.state_dict()))
-    np.testing.assert_array_equal(deviations(loaded, image), deviations(learned, image))
-    again = learn_to_find_defects(smooth(48, seed=0), maps_of, 0, torch.device("cpu"))
+    loaded = DefectDiscriminator.restored(learned.state_dict())
+    np.testing.assert_array_equal(logits(loaded, image), logits(learned, image))
+    again = learn(smooth(48, seed=0), maps_of)
     assert again is not None
-    np.testing.assert_allclose(deviations(again, image), deviations(learned, image), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(logits(again, image), logits(learned, image), rtol=1e-3, atol=1e-3)
 
 
 def test_it_stands_behind_the_frozen_network(learned: DefectDiscriminator) -> None:
@@ -109,6 +149,6 @@ def test_it_stands_behind_the_frozen_network(learned: DefectDiscriminator) -> No
             return [torch.from_numpy(one)[None] for one in maps_of(smooth(1, seed=4)[0])]
 
     pixels = torch.zeros(1, 3, SIDE, SIDE)
-    assert [tuple(one.shape) for one in Seeing(Frozen(), None)(pixels)] == [(1, 2, 12, 12), (1, 2, 6, 6)]
-    found = Seeing(Frozen(), learned)(pixels)
-    assert [tuple(one.shape) for one in found] == [(1, 2, 12, 12), (1, 2, 6, 6), (1, 6, 6)]
+    assert [tuple(one.shape) for one in Seeing(Frozen(), [])(pixels)] == [(1, 2, 12, 12), (1, 2, 6, 6)]
+    found = Seeing(Frozen(), [learned, learned])(pixels)
+    assert [tuple(one.shape) for one in found] == [(1, 2, 12, 12), (1, 2, 6, 6), (1, 6, 6), (1, 6, 6)]

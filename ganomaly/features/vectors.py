@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ganomaly.features.engine import Maps
+from ganomaly.images.recipe import Recipe
 
 NEIGHBOURHOOD = 3
 """Each place speaks for as many places each way around it, as in PatchCore (section 3.1)."""
+AT_ONCE, LEAST_DEVIATION = 8, 1e-4
 EPOCH = 320
 """Images of an epoch of training, drawn from all."""
 
@@ -41,6 +43,31 @@ def vectors_of(maps: Maps) -> tuple[NDArray[np.float16], tuple[int, int]]:
     return vectors, grid
 
 
+def judged_places(recipe: Recipe, grid: tuple[int, int]) -> Tensor | None:
+    """1 for each place of a grid (h, w) that is judged, 0 for the others; None for all.
+
+    Judged are places that all images show, unless nothing is looked at in all of the place.
+    """
+    shown, filled = recipe.scored_places, recipe.filled_places
+    if shown is None and filled is None:
+        return None
+    judged = torch.ones(grid)
+    if shown is not None:
+        judged *= _share_of_places(shown, grid) == 1
+    if filled is not None:
+        judged *= _share_of_places(filled, grid) < 1
+    return judged
+
+
+def _share_of_places(pixels_hw: NDArray[np.bool_], grid: tuple[int, int]) -> Tensor:
+    return F.adaptive_avg_pool2d(torch.from_numpy(pixels_hw.astype(np.float32))[None, None], grid)[0, 0]
+
+
+def digest_of(image: NDArray[np.uint8]) -> bytes:
+    """What tells an image from all others."""
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+
 class FeatureStore:
     """The vectors of images that were seen before, by the image's content: memory does not grow with their number.
 
@@ -61,7 +88,7 @@ class FeatureStore:
 
     def add(self, images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> "StoredVectors":
         """Extract what is not there yet; gives the images' vectors in their order."""
-        digests = [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images]
+        digests = [digest_of(image) for image in images]
         new = {digest: image for digest, image in zip(digests, images, strict=True) if digest not in self._rows}
         with ThreadPoolExecutor(self._threads, thread_name_prefix="extract") as pool:
             for digest, vectors in zip(new, pool.map(self._extract, new.values()), strict=True):
@@ -103,6 +130,17 @@ class StoredVectors:
 
     def __getitem__(self, which: Any) -> NDArray[np.float16]:
         return np.asarray(self._all[self._rows[which]])
+
+    def mean_and_deviation(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (K,) of each number, over all places and images."""
+        total, squares = np.zeros(self.size), np.zeros(self.size)
+        for start in range(0, len(self), AT_ONCE):
+            part_nk = self[start : start + AT_ONCE].astype(np.float64).reshape(-1, self.size)
+            total += part_nk.sum(0)
+            squares += np.square(part_nk).sum(0)
+        mean = total / (len(self) * self.places)
+        deviation = np.sqrt(np.maximum(squares / (len(self) * self.places) - mean**2, 0)) + LEAST_DEVIATION
+        return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
 
 
 def _images_in(file: Any, shape: tuple[int, int]) -> int:
