@@ -27,7 +27,7 @@ ROUNDING = 1.0
 GATE, WEIGHT = 3.0, 4.0
 """Deviations of good images beyond the usual mean at which the grain's alarm begins, and what each further one adds to
 the score of the image, in which good images vary by about one."""
-DRAWN_GATE, DRAWN_WEIGHT = 1.5, 0.5
+DRAWN_GATE, DRAWN_WEIGHT = 2.0, 0.5
 """The same for places that look like a drawn defect: deviations above the mean of good images' highest places."""
 LEAST_UNSEEN = 8
 """Good images that were not learned from, which tell what new ones reach."""
