@@ -24,9 +24,10 @@ NIGHT = date(2026, 3, 8)
 
 @pytest.fixture
 def night(bucket: ObjectStore, copy_trained_line) -> NightResult:
-    """A night of good and defective plates, judged by a model that a week of good ones has trained."""
-    for number in range(12):
+    """A night of good and some defective plates, judged by a model that a week of good ones has trained."""
+    for number in range(36):
         bucket.put(key_of(NIGHT, f"g{number:04}"), plate(1000 + number), "image/png")
+    for number in range(8):  # with many more the night would be suspect
         bucket.put(key_of(NIGHT, f"d{number:04}"), plate(2000 + number, defect=True), "image/png")
     bucket.put(key_of(NIGHT, "page"), b"<html>502</html>", "image/png")
     bucket.put(key_of(NIGHT, "copy"), plate(0), "image/png")
@@ -121,7 +122,7 @@ def test_a_run_is_recomputed(night: NightResult, bucket: ObjectStore, tmp_path: 
 
     bucket.put(key_of(NIGHT, "g0001"), plate(5000), "image/png")
     everything = ask("verify", night.run_id)
-    assert (everything["passed"], everything["compared"], everything["changed"]) == (True, 24, 1)
+    assert (everything["passed"], everything["compared"], everything["changed"]) == (True, 44, 1)
 
     with sqlite3.connect(tmp_path / "inspection.db") as database:
         database.execute(
@@ -136,13 +137,13 @@ def test_a_run_is_recomputed(night: NightResult, bucket: ObjectStore, tmp_path: 
     assert key_of(NIGHT, "d0003") in caught
     assert "verdict ok stored, its raw score has flagged" in caught
     assert key_of(NIGHT, "g0004") in caught
-    assert "NOT reproduced: 2 images of 24 compared ended otherwise" in caught
+    assert "NOT reproduced: 2 images of 44 compared ended otherwise" in caught
 
     monkeypatch.setenv("INSPECTION_S3_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
     unread = inspection("verify", night.run_id, code=1).stdout
-    assert "NOT verified: 25 images could not be read from the bucket" in unread
+    assert "NOT verified: 45 images could not be read from the bucket" in unread
     assert unread.count("not fetched  images/") == 20
-    assert "... and 5 more; --json names all" in unread
+    assert "... and 25 more; --json names all" in unread
 
 
 def test_a_trace_needs_neither_mlflow_nor_the_bucket(night: NightResult, monkeypatch) -> None:

@@ -55,7 +55,7 @@ def test_a_set_is_measured_with_everything_beside_it(folder: Path) -> None:
     """A claim would stand without the baselines, or a figure belong to another method."""
     rows = {row.method: row for row in run_set(read_folder(folder), CONFIG, 0, device="cpu")}
     assert list(rows) == [
-        DETECTOR, "places", "patches", "grain", "nearest_image", "patch_gaussian", "pixel_gaussian",
+        DETECTOR, "places", "patches", "drawn", "grain", "nearest_image", "patch_gaussian", "pixel_gaussian",
     ]  # fmt: skip
     own = rows[DETECTOR]
     assert own.auroc > 0.97
@@ -104,7 +104,7 @@ def test_the_command_writes_tables_that_name_command_and_seeds(folder: Path, tmp
     assert text in done.output
     with (tmp_path / "out" / "folders.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 7
+    assert len(rows) == 2 * 8
     assert {row["seed"] for row in rows} == {"0", "1"}
 
 
