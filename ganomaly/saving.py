@@ -128,5 +128,5 @@ def _read(path: Path) -> bytes:
 
 
 def below(prefix: str, named: Mapping[str, Any]) -> dict[str, Any]:
-    """What has a name that begins with the prefix, by the rest of the name."""
+    """The entries whose name begins with the prefix, by the rest of the name."""
     return {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}

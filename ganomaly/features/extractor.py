@@ -41,8 +41,7 @@ class FeatureExtractor:
 
     @discriminators.setter
     def discriminators(self, discriminators: Sequence[DefectDiscriminator]) -> None:
-        if len(discriminators) or len(self._discriminators):
-            self._discriminators, self._engine = tuple(discriminators), None
+        self._discriminators, self._engine = tuple(discriminators), None
 
     @property
     def backbone(self) -> Backbone:
@@ -65,7 +64,7 @@ class FeatureExtractor:
 
     @property
     def engine(self) -> Engine:
-        """What computes it here."""
+        """The engine of this device; made when it is first asked for."""
         if self._engine is None:
             on_cpu = self._device.type == "cpu"
             self._engine = CompiledEngine(self._exported()) if on_cpu else TorchEngine(self.seeing, self._device)

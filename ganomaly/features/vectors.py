@@ -64,7 +64,7 @@ def _share_of_places(pixels_hw: NDArray[np.bool_], grid: tuple[int, int]) -> Ten
 
 
 def digest_of(image: NDArray[np.uint8]) -> bytes:
-    """What tells an image from all others."""
+    """A short key of an image's pixels."""
     return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 

@@ -1,4 +1,4 @@
-"""What a line's images decide about its recipe: bits, sizes of camera image and input, whether parts are aligned."""
+"""Decides by a line's images what its recipe leaves open: bits, sizes of camera image and input, alignment."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -321,7 +321,7 @@ class FeatureJudge:
         return FittedScores.fit(mean_k, scale_k, normal, self._n_fields)
 
     def _logits(self, vectors: StoredVectors, discriminator: int) -> Tensor:
-        """What a discriminator says of the places of images, (N, h, w)."""
+        """Logits of one discriminator for the places of images, (N, h, w)."""
         column = vectors.size - len(self.extractor.discriminators) + discriminator
         starts = range(0, len(vectors), BATCH)
         logits_nl = np.concatenate([vectors[start : start + BATCH][..., column] for start in starts])
@@ -338,7 +338,7 @@ class FeatureJudge:
 
     def _set_discriminators(self, discriminators: Sequence[DefectDiscriminator]) -> None:
         if len(discriminators) or self.extractor.discriminators:
-            self.extractor.discriminators = tuple(discriminators)
+            self.extractor.discriminators = discriminators
             self._forget_vectors()  # they have other columns
 
     def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:

@@ -1,4 +1,7 @@
-"""The first release's tables. Stores of the revisions 0001 to 0004 were written before it."""
+"""The first release's tables. Stores of the revisions 0001 to 0004 were written before it.
+
+It repeats the helpers of `tasks/store/tables.py` on purpose: what changes there later must not change the past here.
+"""
 
 from datetime import date, datetime
 from typing import Any
