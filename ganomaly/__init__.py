@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ganomaly.config import DetectorConfig, load_config
-    from ganomaly.detector import Detector, ImageScore
+    from ganomaly.detector import Detector
     from ganomaly.errors import (
         ConfigError,
         DetectorFileError,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         TrainingDataError,
         TrainingDivergedError,
     )
+    from ganomaly.image_score import ImageScore
     from ganomaly.scoring.calibration import Calibration
 
 __version__ = "0.1.0"
@@ -48,7 +49,7 @@ _MODULES = {
     "DetectorConfig": "config",
     "DetectorFileError": "errors",
     "ImageError": "errors",
-    "ImageScore": "detector",
+    "ImageScore": "image_score",
     "TrainingDataError": "errors",
     "TrainingDivergedError": "errors",
     "load_config": "config",

@@ -1,17 +1,18 @@
 """The detector: recipe, judge and calibration in one object that is trained, saved, loaded and scored with."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from ganomaly.acceleration.devices import pick_device
 from ganomaly.config import DetectorConfig
 from ganomaly.errors import DetectorFileError
+from ganomaly.image_score import ImageScore
 from ganomaly.images.preparation import ImageSource, Prepared, prepare_image, prepare_images
 from ganomaly.judges.features import FeatureJudge
 from ganomaly.judges.judge import NOT_FITTED, Judge, PreparedImages
@@ -23,33 +24,8 @@ from ganomaly.saving import read_files, write_files
 from ganomaly.scoring.calibration import Calibration, CalibrationConfig
 from ganomaly.scoring.heatmap import HeatMapStatistics
 
-Verdict = Literal["ok", "flagged", "unusable"]
-
 HEAT_MAP_SAMPLE = 256
 """Images that suffice for the heat map's mean and deviation per location."""
-
-
-@dataclass(frozen=True)
-class ImageScore:
-    """What the detector says about one image.
-
-    Attributes:
-        raw: anomaly score from 0 up, higher for less normal; None when unusable.
-        normalised: score in [0, 1), 0.5 at the reject limit; None when unusable.
-        p_value: share of normal images that look at least as unusual, in (0, 1]; None when unusable.
-        verdict: ``ok``, ``flagged`` or ``unusable``.
-        sure: whether it lies beyond the stricter limit, too, see `CalibrationConfig.sure_rate`.
-        reason: why the image cannot be judged, one short word; None unless unusable.
-        detail: the reason with the value found and what is allowed; None unless unusable.
-    """
-
-    raw: float | None
-    normalised: float | None
-    p_value: float | None
-    verdict: Verdict
-    reason: str | None = None
-    detail: str | None = None
-    sure: bool = False
 
 
 class Detector:
@@ -346,23 +322,6 @@ class Detector:
         if self.calibration is None:
             raise ValueError(NOT_FITTED)
         return self.calibration
-
-
-def pick_device(name: str) -> torch.device:
-    """Resolve ``"auto"`` to CUDA, Apple's MPS or the CPU.
-
-    Raises:
-        ValueError: for a name that torch does not know or a device that is not there.
-    """
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device = {name!r}: not usable here ({error}); use auto, cpu or cuda") from error
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def _sample(n_images: int, n: int) -> NDArray[np.intp]:

@@ -164,18 +164,13 @@ def trace(
 ) -> None:
     """Print everything behind a part's verdicts: images, models, training, runs, failures, promotions, reviews."""
     with plain_errors():
-        from dataclasses import asdict
-
-        from deployments.commands.audit_screen import as_json as to_json
-        from deployments.commands.audit_screen import console, show_trace
+        from deployments.commands.screen import tell
+        from deployments.commands.trace_screen import show_trace
         from tasks.audit.lookup import open_archive
         from tasks.audit.trace import trace as gather
 
         found = gather(open_archive(), part_or_key, line)
-        if as_json:
-            typer.echo(to_json(asdict(found)))
-        else:
-            show_trace(console(), found)
+        tell(found, as_json, lambda screen: show_trace(screen, found))
 
 
 @app.command()
@@ -188,16 +183,13 @@ def verify(
 ) -> None:
     """Recompute a random sample of a past run and compare with the stored scores; exit code 1 if they disagree."""
     with plain_errors():
-        from deployments.commands.audit_screen import as_json as to_json
-        from deployments.commands.audit_screen import console, show_verification, verification_facts
+        from deployments.commands.audit_screen import show_verification, verification_facts
+        from deployments.commands.screen import tell
         from tasks.audit.lookup import open_archive
         from tasks.audit.verify import verify_run
 
         found = verify_run(open_archive(), run, sample, seed, device)
-        if as_json:
-            typer.echo(to_json(verification_facts(found)))
-        else:
-            show_verification(console(), found)
+        tell(verification_facts(found), as_json, lambda screen: show_verification(screen, found))
     if not found.passed:
         raise typer.Exit(1)
 
@@ -210,17 +202,12 @@ def runs(
 ) -> None:
     """List a line's scoring runs, newest first."""
     with plain_errors():
-        from dataclasses import asdict
-
-        from deployments.commands.audit_screen import as_json as to_json
-        from deployments.commands.audit_screen import console, show_runs
+        from deployments.commands.audit_screen import show_runs
+        from deployments.commands.screen import tell
         from tasks.audit.lookup import list_runs, open_archive
 
         found = list_runs(open_archive(), line, last)
-        if as_json:
-            typer.echo(to_json([asdict(run) for run in found]))
-        else:
-            show_runs(console(), line, found)
+        tell(found, as_json, lambda screen: show_runs(screen, line, found))
 
 
 @app.command()
@@ -232,15 +219,12 @@ def flagged(
 ) -> None:
     """List the parts of a production date that are flagged, worst first."""
     with plain_errors():
-        from deployments.commands.audit_screen import as_json as to_json
-        from deployments.commands.audit_screen import console, flagged_facts, show_flagged
+        from deployments.commands.audit_screen import flagged_facts, show_flagged
+        from deployments.commands.screen import tell
         from tasks.audit.lookup import list_flagged, open_archive
 
         found = list_flagged(open_archive(), line, day.date(), limit)
-        if as_json:
-            typer.echo(to_json(flagged_facts(found)))
-        else:
-            show_flagged(console(), found)
+        tell(flagged_facts(found), as_json, lambda screen: show_flagged(screen, found))
 
 
 @app.command()
@@ -261,18 +245,13 @@ def review(
     Findings are only ever added. They belong to the newest image of the part, and of several views to the worst.
     """
     with plain_errors():
-        from dataclasses import asdict
-
-        from deployments.commands.audit_screen import as_json as to_json
-        from deployments.commands.audit_screen import console, show_review
+        from deployments.commands.audit_screen import show_review
+        from deployments.commands.screen import tell
         from tasks.audit.lookup import open_archive
         from tasks.audit.review import record_finding
 
         found = record_finding(open_archive(), line, part_or_key, finding, who, note, as_day(day))
-        if as_json:
-            typer.echo(to_json(asdict(found)))
-        else:
-            show_review(console(), found)
+        tell(found, as_json, lambda screen: show_review(screen, found))
 
 
 @app.command()

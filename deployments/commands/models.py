@@ -118,17 +118,12 @@ def limit(
 def decisions(line: Line, as_json: AsJson = False) -> None:
     """List what was decided about a line's models, newest first: promotions, refusals, rollbacks."""
     with plain_errors():
-        from dataclasses import asdict
-
-        from deployments.commands.audit_screen import as_json as to_json
-        from deployments.commands.audit_screen import console, show_decisions
+        from deployments.commands.audit_screen import show_decisions
+        from deployments.commands.screen import tell
         from tasks.audit.lookup import open_archive
 
         rows = list(reversed(open_archive().store.decisions.promotions(line)))
-        if as_json:
-            typer.echo(to_json([asdict(row) for row in rows]))
-        else:
-            show_decisions(console(), line, rows)
+        tell(rows, as_json, lambda screen: show_decisions(screen, line, rows))
 
 
 @golden_app.command("add")
@@ -156,21 +151,13 @@ def golden_add(
 def golden_list(line: Line, as_json: AsJson = False) -> None:
     """List the line's golden images."""
     with plain_errors():
-        from dataclasses import asdict
-
-        from deployments.commands.audit_screen import as_json as to_json
+        from deployments.commands.audit_screen import show_golden_images
+        from deployments.commands.screen import tell
         from tasks.golden.golden_set import read_golden_set
         from tasks.systems import open_systems
 
         images = read_golden_set(open_systems(line))
-        if as_json:
-            typer.echo(to_json([asdict(image) for image in images]))
-            return
-        for image in images:
-            origin = f", from {image.source} by {image.who}" if image.source else ""
-            typer.echo(f"{image.image}: {image.kind}, part {image.part}{origin}")
-        if not images:
-            typer.echo(f"{line}: no golden set; `inspection golden add {line} PART` begins one with a reviewed part")
+        tell(images, as_json, lambda screen: show_golden_images(screen, line, images))
 
 
 @golden_app.command("check")

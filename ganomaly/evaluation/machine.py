@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ganomaly.acceleration.cores import usable_cores
-from ganomaly.detector import pick_device
+from ganomaly.acceleration.devices import pick_device
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ class JudgeGraph(nn.Module):
         self.seeing = judge.extractor.seeing
         self.network: FeatureGANomaly | None = judge.network
         self._fitted: tuple[FittedScores, ...] = judge.fitted
-        self._is_partial, self._is_cross_fitted = judge.places is not None, judge.folds is not None
-        self.register_buffer("places", judge.places)
+        self._is_partial, self._is_cross_fitted = judge.vectors.places is not None, judge.folds is not None
+        self.register_buffer("places", judge.vectors.places)
         self.register_buffer("fold_scores", None if judge.folds is None else judge.folds.score_n.float())
         self.register_buffer("fold_fits", None if judge.folds is None else judge.folds.fit_n)
 

@@ -13,10 +13,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ganomaly.detector import Detector, ImageScore
+from ganomaly.detector import Detector
 from ganomaly.errors import ConfigError, ExportError, ImageError
 from ganomaly.exporting.graph import INPUT, OUTPUTS, VERDICTS, DetectorGraph, unfit_for_export
 from ganomaly.exporting.onnx_file import write_onnx
+from ganomaly.image_score import ImageScore
 from ganomaly.images.preparation import read_image
 from ganomaly.images.recipe import Recipe
 

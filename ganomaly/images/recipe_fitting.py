@@ -11,7 +11,8 @@ from ganomaly.errors import ImageError, TrainingDataError
 from ganomaly.images.formats.common import Pixels
 from ganomaly.images.frame import FEWEST, fit_reference
 from ganomaly.images.pixels import shrunk_to_keep
-from ganomaly.images.recipe import FEWER_BITS, Mask, Recipe
+from ganomaly.images.recipe import Mask, Recipe
+from ganomaly.images.recipe_settings import FEWER_BITS
 
 
 class _LookedAt(NamedTuple):

@@ -2,9 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -12,17 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ganomaly.acceleration.cores import on_all_cores, usable_cores
+from ganomaly.acceleration.cores import on_all_cores
 from ganomaly.acceleration.precision import Precision
 from ganomaly.config import DetectorConfig
-from ganomaly.errors import TrainingDataError
-from ganomaly.features.extractor import FeatureExtractor
-from ganomaly.features.vectors import Drawn, FeatureStore, StoredVectors, digest_of, judged_places, vectors_of
+from ganomaly.features.vectors import Drawn, StoredVectors, digest_of
+from ganomaly.judges.image_vectors import BATCH, ImageVectors
 from ganomaly.judges.judge import NOT_FITTED, PreparedImages, WorthAMap
 from ganomaly.networks.defect_discriminator import (
-    DefectDiscriminator,
-    DrawnCopies,
-    drawn_copies,
     learn_to_find_defects,
     learn_without_folds,
 )
@@ -30,15 +24,10 @@ from ganomaly.networks.feature_ganomaly import FeatureGANomaly, one_cycle
 from ganomaly.networks.layers import initialise
 from ganomaly.networks.training import EpochStats, train
 from ganomaly.saving import below
-from ganomaly.scoring.alarms import NOT_JUDGED, DrawnDefects, roughness
+from ganomaly.scoring.alarms import DrawnDefects
 from ganomaly.scoring.score import NormalMaps, as_maps
 from ganomaly.scoring.scores import FittedScores, FoldScores, Judged, as_raw
 
-BATCH = 8
-"""Images that are judged together."""
-COPIES = 6
-"""Of all covariances, that are in memory at once while they are fitted."""
-MOST_BYTES = 8e9
 HELD_OUT = 6
 """Of so many images that it trains on, one tells whether drawn defects are found."""
 NETWORK = "network."
@@ -56,7 +45,8 @@ class FeatureJudge:
         rng: draws weights and the order of images.
 
     Attributes:
-        extractor: the frozen network, and behind it discriminators that find drawn defects, where some do.
+        vectors: of each place, what the scores read.
+        extractor: what they come from.
         network: GANomaly over the maps; None before `train` and where statistics are cross-fitted.
         fitted: the scores; several where statistics are cross-fitted, each fitted without one fold.
         folds: what these said of the calibration images; None where one fit judges.
@@ -68,11 +58,9 @@ class FeatureJudge:
         self.config = config
         self.device = device
         self._rng = rng
-        self._store: FeatureStore | None = None
         self._trained: frozenset[bytes] = frozenset()
-        self._grid = (0, 0)
-        self._n_fields = 0
-        self.extractor = FeatureExtractor(config, device)
+        self.vectors = ImageVectors(config, device)
+        self.extractor = self.vectors.extractor
         self.network: FeatureGANomaly | None = None
         self.fitted: tuple[FittedScores, ...] = ()
         self.folds: FoldScores | None = None
@@ -87,12 +75,12 @@ class FeatureJudge:
         """
         seed = self.config.training.seed
         tried_n = np.random.default_rng(seed).permutation(len(images_nhwc)) % HELD_OUT == 0
-        with self._drawn_copies(images_nhwc, tried_n.astype(np.intp)) as copies:
+        with self.vectors.drawn_copies(images_nhwc, tried_n.astype(np.intp)) as copies:
             found = learn_to_find_defects(copies, ~tried_n, tried_n, seed, self.device)
-        self._set_discriminators([] if found is None else [found])
+        self.vectors.set_discriminators([] if found is None else [found])
         self._trained = frozenset(digest_of(image_hwc) for image_hwc in images_nhwc)
-        vectors = self._extracted(images_nhwc)
-        n_features = vectors.size - self._n_fields - len(self.extractor.discriminators)
+        vectors = self.vectors.of_all(images_nhwc)
+        n_features = self.vectors.n_features
         mean_k, scale_k = (numbers_k[:n_features] for numbers_k in vectors.mean_and_deviation())
         with torch.random.fork_rng(devices=[]):
             network = FeatureGANomaly(len(mean_k))
@@ -102,23 +90,23 @@ class FeatureJudge:
 
         def as_input(vectors_blk: NDArray[np.float16], device: torch.device) -> Tensor:
             x_blk = (torch.from_numpy(vectors_blk[..., :n_features].astype(np.float32)) - mean_k) / scale_k
-            return as_maps(x_blk.to(device), self._grid)
+            return as_maps(x_blk.to(device), self.vectors.grid)
 
         settings = (self.config.training, self._rng, self.precision)
         yield from train(self.network, Drawn(vectors, self._rng), *settings, as_input, one_cycle)
 
     def fit(self, images_nhwc: PreparedImages) -> None:
         """Fit the scores on prepared normal images, uint8 (N, H, W, 3)."""
-        vectors, usual = self._extracted(images_nhwc), None
+        vectors, usual = self.vectors.of_all(images_nhwc), None
         fitted = self._fitted_on(vectors)
         if self.extractor.discriminators:
             trained_n = np.array([digest_of(image_hwc) in self._trained for image_hwc in images_nhwc])
-            usual = DrawnDefects.fit(self._logits(vectors, 0), trained_n)
+            usual = DrawnDefects.fit(self.vectors.logits(vectors, 0), trained_n)
             usual = self.fitted[0].drawn if usual is None and self.fitted else usual  # a loaded judge knows
         self.fitted, self.folds = (replace(fitted, drawn=usual).to(self.device),), None
-        self._forget_vectors()
+        self.vectors.forget()
         if usual is None:
-            self._set_discriminators(())
+            self.vectors.set_discriminators(())
 
     def cross_fit(
         self,
@@ -139,13 +127,13 @@ class FeatureJudge:
             Raw scores (N,) and maps (N, h, w) of the images, each by the scores that were fitted without its fold; of
             those that were never left out they mean nothing.
         """
-        with self._drawn_copies(images_nhwc, fold_n) as copies:
+        with self.vectors.drawn_copies(images_nhwc, fold_n) as copies:
             found_f, unseen_fn = learn_without_folds(copies, fold_n, n_folds, self.config.training.seed, self.device)
-        self._set_discriminators([one for one in found_f if one is not None])
+        self.vectors.set_discriminators([one for one in found_f if one is not None])
         column_f = np.where([one is None for one in found_f], -1, np.cumsum([one is not None for one in found_f]) - 1)
         fitted, score_n, maps_nhw = self._cross_fit(images_nhwc, fold_n, n_folds, True, column_f, unseen_fn)
         self.fitted, self.folds = fitted, FoldScores.of(score_n[calibrates_n], fold_n[calibrates_n])
-        self._forget_vectors()
+        self.vectors.forget()
         return as_raw(score_n), maps_nhw
 
     def scores_among_others(
@@ -158,7 +146,7 @@ class FeatureJudge:
             fold_n: the fold of each, (N,), from 0 up.
             trusted_n: which of them may be fitted on, (N,).
         """
-        self._set_discriminators(())  # they would have learned from defects
+        self.vectors.set_discriminators(())  # they would have learned from defects
         self.fitted, self.folds = (), None
         return as_raw(self._cross_fit(images_nhwc, fold_n, int(fold_n.max()) + 1, trusted_n)[1])
 
@@ -172,13 +160,13 @@ class FeatureJudge:
         unseen_fn: NDArray[np.bool_] | None = None,
     ) -> tuple[tuple[FittedScores, ...], NDArray[np.float64], NDArray[np.float32]]:
         """The fits without each fold, and what each says of its fold: scores (N,) above and below 0, and maps."""
-        vectors, fitted = self._extracted(images_nhwc), []
-        maps_nhw, score_n = np.zeros((len(images_nhwc), *self._grid), np.float32), np.zeros(len(images_nhwc))
+        vectors, fitted = self.vectors.of_all(images_nhwc), []
+        maps_nhw, score_n = np.zeros((len(images_nhwc), *self.vectors.grid), np.float32), np.zeros(len(images_nhwc))
         for fold in range(n_folds):
             inside, outside = np.flatnonzero(fold_n == fold), np.flatnonzero((fold_n != fold) & trusted_n)
             one = self._fitted_on(vectors.some(outside))
             if unseen_fn is not None and column_f is not None and (column := int(column_f[fold])) >= 0:
-                usual = DrawnDefects.fit(self._logits(vectors.some(outside), column), ~unseen_fn[fold, outside])
+                usual = DrawnDefects.fit(self.vectors.logits(vectors.some(outside), column), ~unseen_fn[fold, outside])
                 one = replace(one, drawn=usual, discriminator=column)
             fitted.append(one.to(self.device))
             for start in range(0, len(inside), BATCH):
@@ -201,7 +189,7 @@ class FeatureJudge:
     def maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
         """Maps (N, h, w) of prepared images, uint8 (N, H, W, 3)."""
         found = self._for_each_batch(lambda batch: self._judged(batch).map_bhw, images_nhwc)
-        return np.concatenate(found) if found else np.empty((0, *self._grid), np.float32)
+        return np.concatenate(found) if found else np.empty((0, *self.vectors.grid), np.float32)
 
     def raw_scores_and_maps(
         self, images_nhwc: PreparedImages, worth_a_map: WorthAMap
@@ -216,7 +204,7 @@ class FeatureJudge:
         return [one for batch in self._for_each_batch(judge, images_nhwc) for one in batch]
 
     def _judged(self, images_bhwc: PreparedImages) -> Judged:
-        vectors_blk = np.stack([self._vectors(image_hwc) for image_hwc in images_bhwc])
+        vectors_blk = np.stack([self.vectors.of(image_hwc) for image_hwc in images_bhwc])
         return self._judgement(vectors_blk, self._fitted(), self.folds)
 
     def _judgement(
@@ -226,8 +214,8 @@ class FeatureJudge:
         x_blk = torch.from_numpy(vectors_blk.astype(np.float32)).to(self.device)
         maps = [one.maps(x_blk, self.network) for one in fitted]
         deviations = [one.deviations(x_blk) for one in fitted]
-        drawn = [one.drawn_deviations(x_blk, self._grid) for one in fitted]
-        return Judged(maps, deviations, drawn, folds).of(self.places)
+        drawn = [one.drawn_deviations(x_blk, self.vectors.grid) for one in fitted]
+        return Judged(maps, deviations, drawn, folds).of(self.vectors.places)
 
     def weights(self) -> dict[str, Tensor]:
         """The frozen network's weights, its compiled form, and GANomaly's weights, by name."""
@@ -254,7 +242,7 @@ class FeatureJudge:
             "discriminators": len(self.extractor.discriminators),
             "scores": list(self._fitted()[0].scores),
             "fits": len(self.fitted),
-            "grid": list(self._grid),
+            "grid": list(self.vectors.grid),
         }
 
     def restore(
@@ -266,7 +254,7 @@ class FeatureJudge:
             KeyError, RuntimeError, ValueError: if they do not make a judge.
         """
         self.extractor.restore(weights, facts["backbone"], int(facts["discriminators"]))
-        self._grid = (int(facts["grid"][0]), int(facts["grid"][1]))
+        self.vectors.grid = (int(facts["grid"][0]), int(facts["grid"][1]))
         fits = (FittedScores.from_arrays(below(f"fit{number}.", arrays)) for number in range(int(facts["fits"])))
         self.fitted = tuple(one.to(self.device) for one in fits)
         self.folds = FoldScores.from_arrays(below(FOLDS, arrays)) if len(self.fitted) > 1 else None
@@ -285,30 +273,16 @@ class FeatureJudge:
         judges = ", ".join([*self.fitted[0].scores, *drawn])
         return f"features of {origin['network']} ({origin['licence']}), judged by {judges}"
 
-    @cached_property
-    def places(self) -> Tensor | None:
-        """1 for each place of a map that is judged, 0 for the others, (h, w); None for all."""
-        judged = judged_places(self.config.recipe, self._grid)
-        return None if judged is None else judged.to(self.device)
-
     def _fitted(self) -> tuple[FittedScores, ...]:
         if not self.fitted:
             raise ValueError(NOT_FITTED)
         return self.fitted
 
     def _fitted_on(self, vectors: StoredVectors) -> FittedScores:
-        needed = vectors.places * vectors.size**2 * 4 * COPIES
-        if needed > MOST_BYTES:
-            raise TrainingDataError(
-                f"a covariance for each of {vectors.places:,} places of {vectors.size:,} numbers takes about "
-                f"{needed / 1e9:.0f} GB, more than {MOST_BYTES / 1e9:.0f}: lower recipe.resolution, or take other "
-                "features.strides"
-            )
-        size = vectors.size - len(self.extractor.discriminators)
+        size = self.vectors.n_features + self.vectors.n_fields
         mean_k, scale_k = (numbers_k[:size] for numbers_k in vectors.mean_and_deviation())
         if self.network is not None:
-            n_features = self.network.standard.shape[1]
-            mean_k[:n_features], scale_k[:n_features] = self.network.standard.cpu()
+            mean_k[: self.vectors.n_features], scale_k[: self.vectors.n_features] = self.network.standard.cpu()
         network = None if self.network is None else copy.deepcopy(self.network).cpu()
         starts = range(0, len(vectors), BATCH)
 
@@ -317,58 +291,14 @@ class FeatureJudge:
                 x_blk = torch.from_numpy(vectors[start : start + BATCH][..., :size].astype(np.float32))
                 yield (x_blk - mean_k) / scale_k
 
-        normal = NormalMaps(batches, self._grid, len(vectors), network, self.config.training.seed)
-        return FittedScores.fit(mean_k, scale_k, normal, self._n_fields)
-
-    def _logits(self, vectors: StoredVectors, discriminator: int) -> Tensor:
-        """Logits of one discriminator for the places of images, (N, h, w)."""
-        column = vectors.size - len(self.extractor.discriminators) + discriminator
-        starts = range(0, len(vectors), BATCH)
-        logits_nl = np.concatenate([vectors[start : start + BATCH][..., column] for start in starts])
-        return torch.from_numpy(logits_nl.astype(np.float32)).reshape(-1, *self._grid)
-
-    def _drawn_copies(
-        self, images_nhwc: PreparedImages, group_n: NDArray[np.intp]
-    ) -> AbstractContextManager[DrawnCopies]:
-        self._set_discriminators(())
-        self._vectors(images_nhwc[0])  # now the grid is known
-        judged_hw = None if self.places is None else self.places.cpu().numpy() > 0
-        settings = self.config.training.seed, judged_hw
-        return drawn_copies(list(images_nhwc), group_n, lambda image: self.extractor.maps(image)[0], *settings)
-
-    def _set_discriminators(self, discriminators: Sequence[DefectDiscriminator]) -> None:
-        if len(discriminators) or self.extractor.discriminators:
-            self.extractor.discriminators = discriminators
-            self._forget_vectors()  # they have other columns
-
-    def _vectors(self, image_hwc: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """Features, roughness and logits of each place of an image, (L, K + G + D)."""
-        maps, logits = self.extractor.maps(image_hwc)
-        vectors, self._grid = vectors_of(maps)
-        rough = roughness(image_hwc, self._grid)
-        self._n_fields = rough.shape[1]
-        logits_ld = np.stack([one.ravel() for one in logits], axis=1) if logits else np.empty((len(rough), 0))
-        if self.places is not None:
-            is_dull = self.places.cpu().numpy().ravel() == 0
-            rough[is_dull], logits_ld[is_dull] = 0, NOT_JUDGED  # the same on all images: nothing is unusual there
-        return np.concatenate([vectors, rough, logits_ld.astype(np.float16)], axis=1)
+        normal = NormalMaps(batches, self.vectors.grid, len(vectors), network, self.config.training.seed)
+        return FittedScores.fit(mean_k, scale_k, normal, self.vectors.n_fields)
 
     def _for_each_batch(self, work: Callable[[PreparedImages], _Found], images_nhwc: PreparedImages) -> list[_Found]:
         """What the work makes of each batch of images, in order."""
         self._fitted()
         _ = self.extractor.engine  # compiled before several threads ask for it
         return on_all_cores(work, self._batches(images_nhwc), self.device)
-
-    def _extracted(self, images_nhwc: PreparedImages) -> StoredVectors:
-        if self._store is None:
-            shape = self._vectors(images_nhwc[0]).shape
-            self._store = FeatureStore(self._vectors, (shape[0], shape[1]), usable_cores())
-        return self._store.add(images_nhwc)
-
-    def _forget_vectors(self) -> None:
-        if self._store is not None:
-            self._store.close()
-        self._store = None
 
     @staticmethod
     def _batches(images_nhwc: PreparedImages) -> Sequence[PreparedImages]:

@@ -6,8 +6,10 @@ from typing import Literal
 
 import numpy as np
 
+from ganomaly.acceleration.devices import pick_device
 from ganomaly.acceleration.precision import Precision
-from ganomaly.detector import Detector, ImageScore, pick_device
+from ganomaly.detector import Detector
+from ganomaly.image_score import ImageScore
 from ganomaly.scoring.calibration import Calibration
 from tasks.audit.lookup import Archive
 from tasks.audit.trace import open_registry

@@ -22,16 +22,12 @@ from datetime import UTC, datetime
 from threading import Lock
 from types import TracebackType
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
 
-import boto3
-import botocore.session
 from botocore.client import BaseClient
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.utils import parse_timestamp
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from tasks.bucket.client import client_config, s3_client
 from tasks.bucket.failures import (
     ERRORS,
     EXPIRED,
@@ -48,7 +44,6 @@ from tasks.bucket.failures import (
 from tasks.bucket.fast_transfers import FastTransfers
 from tasks.bucket.habits import EtagCheck, Outage
 
-CONNECT_TIMEOUT_S = 5
 FIRST_WAIT_S = 0.5  # at most; three times as long before each further attempt: one hiccup costs little time,
 LONGEST_WAIT_S = 15  # and five attempts together outlast a restart of the server more often than not
 RENEW_EVERY_S = 5
@@ -98,7 +93,7 @@ class ObjectStore:
         self.bucket = bucket
         self.endpoint_url = endpoint_url
         self._attempts = attempts
-        self._config = _client_config(endpoint_url, max_connections, read_timeout_s)
+        self._config = client_config(endpoint_url, max_connections, read_timeout_s)
         self._outage = Outage()
         self._etags = EtagCheck()
         self._renewing = Lock()
@@ -323,43 +318,11 @@ class ObjectStore:
 
     def _connect(self) -> tuple[BaseClient, "FastTransfers"]:
         try:
-            # a session of its own: the default session that boto3.client() uses is not safe between threads
-            core = botocore.session.Session()
-            core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
-            session = boto3.session.Session(botocore_session=core)
-            client = session.client("s3", endpoint_url=self.endpoint_url, config=self._config)
+            session, client = s3_client(self.endpoint_url, self._config)
             return client, FastTransfers(self.bucket, self.endpoint_url, session, client)
         except (BotoCoreError, ValueError) as error:
             failure = failure_of("use", self.bucket, "", error, 1, self.endpoint_url)
         raise failure
-
-
-def _client_config(endpoint_url: str | None, max_connections: int, read_timeout_s: float) -> Config:
-    options: dict[str, Any] = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": read_timeout_s,
-        "retries": {"mode": "standard", "total_max_attempts": 1},
-        "max_pool_connections": max_connections,
-    }
-    if endpoint_url is not None:
-        # host names per bucket and the checksums that botocore 1.36 began to send are not understood everywhere
-        options["s3"] = {"addressing_style": "path"}
-        options["request_checksum_calculation"] = "when_required"
-        options["response_checksum_validation"] = "when_required"
-        if urlsplit(endpoint_url).hostname in ("127.0.0.1", "::1", "localhost"):
-            options["proxies"] = {}  # a company's proxy cannot reach this machine
-    return Config(**options)
-
-
-def _parse_time(text: Any) -> datetime:
-    """A time as botocore reads it; the form of a listing without dateutil, which takes most of a listing's time."""
-    if isinstance(text, str) and text.endswith("Z") and text[10:11] == "T":
-        try:
-            return datetime.fromisoformat(text)
-        except ValueError:
-            pass
-    found: datetime = parse_timestamp(text)
-    return found
 
 
 def _object_info(entry: dict[str, Any]) -> ObjectInfo:

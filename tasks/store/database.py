@@ -4,12 +4,9 @@ The same code runs on SQLite and PostgreSQL. A step is tried again as a whole, s
 """
 
 import logging
-import os
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,14 +30,10 @@ from tenacity import (
 )
 
 from tasks.errors import OperatingError
+from tasks.store.dialects import cut_after, engine_of, first_line, is_passing, trouble, without_foreign_keys
 from tasks.store.tables import UtcDateTime
-from tasks.store.troubles import first_line, is_passing, trouble
 
 PATIENCE_S = 120.0
-BUSY_TIMEOUT_S = 30
-CONNECT_TIMEOUT_S = 10
-STATEMENT_TIMEOUT_S = 120
-LOCK_TIMEOUT_S = 30
 TRANSACTION_LIMIT_S = 180.0
 _MAX_WAIT_S = 5.0
 _VALUES_PER_QUERY = 1000
@@ -83,12 +76,10 @@ class Database:
                 "postgresql+psycopg://"
             ) from None
         self.patience_s = patience_s
-        if self.url.drivername in ("sqlite", "sqlite+pysqlite"):
-            self.engine = _sqlite_engine(self.url)
-        elif self.url.drivername == "postgresql+psycopg":
-            self.engine = _postgresql_engine(self.url)
-        else:
+        engine = engine_of(self.url)
+        if engine is None:
             raise ReportStoreError(f"report store {self.shown}: must begin with sqlite:/// or postgresql+psycopg://")
+        self.engine = engine
 
     def close(self) -> None:
         """Close all connections."""
@@ -182,7 +173,7 @@ class Database:
     def _once(self, step: Callable[[sa.Connection], _T], kind: Literal["read", "write"]) -> _T:
         with (
             self.engine.connect() as connection,
-            nullcontext() if self.is_sqlite else _cut_after(TRANSACTION_LIMIT_S, connection),
+            nullcontext() if self.is_sqlite else cut_after(TRANSACTION_LIMIT_S, connection),
             self._begun(connection, kind),
         ):
             return step(connection)
@@ -305,83 +296,3 @@ def rows_among(
     return [
         row for some in batches(sorted(set(values))) for row in connection.execute(query.where(column.in_(some))).all()
     ]
-
-
-@contextmanager
-def _cut_after(seconds: float, connection: sa.Connection) -> Iterator[None]:
-    """Cut the connection if what is done with it takes longer: a server that hangs keeps no time limit of its own."""
-    driver: Any = connection.connection.dbapi_connection
-    with socket.socket(fileno=os.dup(driver.fileno())) as line:
-
-        def cut() -> None:
-            with suppress(OSError):  # closed meanwhile
-                line.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(seconds, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-
-@contextmanager
-def without_foreign_keys(connection: sa.Connection) -> Iterator[None]:
-    """SQLite changes a table by building it anew, and would miss the old one's rows meanwhile."""
-    if connection.dialect.name != "sqlite":
-        yield
-        return
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    driver.execute("PRAGMA foreign_keys = OFF")  # has no effect within a transaction
-    try:
-        yield
-    finally:
-        driver.execute("PRAGMA foreign_keys = ON")
-
-
-def _postgresql_engine(url: sa.URL) -> sa.Engine:
-    """An engine with a bound on every wait; what the URL says itself stays.
-
-    No ping before each use: a connection that was lost is found by the transaction, which is then tried again.
-    """
-    settings = {
-        "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
-        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
-        # the server gives up the locks of a client that vanished without a word: between statements ...
-        "idle_in_transaction_session_timeout": f"{LOCK_TIMEOUT_S}s",
-        # ... and amid many that were sent at once, where only the connection tells; by itself it asks after two hours
-        "tcp_keepalives_idle": "30s",
-        "tcp_keepalives_interval": "10s",
-        "tcp_keepalives_count": "3",
-    }
-    options = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "keepalives_idle": 30,
-        "keepalives_interval": 10,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 30_000,
-        "application_name": "inspection",
-        **url.query,
-        "options": " ".join(
-            [*(f"-c {name}={value}" for name, value in settings.items()), str(url.query.get("options", ""))]
-        ),
-    }
-    return sa.create_engine(url, connect_args=options)
-
-
-def _sqlite_engine(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-
-    @sa.event.listens_for(engine, "connect")
-    def _set_up(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves, so that a migration is one transaction
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
-
-    return engine

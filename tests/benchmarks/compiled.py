@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ganomaly import Detector, DetectorConfig
+from ganomaly.acceleration.devices import pick_device
 from ganomaly.acceleration.precision import arithmetic
 from ganomaly.acceleration.scoring_networks import for_scoring
-from ganomaly.detector import pick_device
 from ganomaly.networks.training import Trainer, to_input
 
 ROUNDS = 5

@@ -63,7 +63,7 @@ def main(
         prepared = list(detector.prepare_all(sources))
         usable = np.array([one.usable for one in prepared])
         pixels = [one.pixels for one in prepared if one.pixels is not None]
-        vectors = detector.judge._extracted(pixels)[np.arange(len(pixels))]
+        vectors = detector.judge.vectors.of_all(pixels)[np.arange(len(pixels))]
         for n in (int(text) for text in images.split(",")):
             shares, guaranteed = [], 0.0
             for seed in range(draws):
@@ -109,8 +109,8 @@ def fit(vectors_nlk: np.ndarray, judge: FeatureJudge) -> FittedScores:
     x_nlk = torch.from_numpy(vectors_nlk.astype(np.float32))
     mean_k, scale_k = x_nlk.mean((0, 1)), x_nlk.std((0, 1)) + 1e-4
     standard = (x_nlk - mean_k) / scale_k
-    normal = NormalMaps(lambda: standard.split(BATCH), judge._grid, len(x_nlk), None, 0)
-    return FittedScores.fit(mean_k, scale_k, normal, judge._n_fields)
+    normal = NormalMaps(lambda: standard.split(BATCH), judge.vectors.grid, len(x_nlk), None, 0)
+    return FittedScores.fit(mean_k, scale_k, normal, judge.vectors.n_fields)
 
 
 def scores(fitted: FittedScores, vectors_nlk: np.ndarray) -> np.ndarray:

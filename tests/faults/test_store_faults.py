@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 import sqlalchemy as sa
 
-from tasks.store import database
+from tasks.store import database, dialects
 from tasks.store.database import ReportStoreError
 from tasks.store.rows import ImageRecord, JudgedImage, ScoreRecord
 from tasks.store.runs import new_run_id
@@ -47,7 +47,7 @@ def store(url: str) -> Iterator[ReportStore]:
 @pytest.fixture
 def sqlite_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of a fresh store on SQLite whose clients give up waiting for a lock after 0.2 seconds."""
-    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(dialects, "BUSY_TIMEOUT_S", 0.2)
     with ReportStore(f"sqlite:///{tmp_path}/inspection.db") as store:
         store.prepare()
     return tmp_path / "inspection.db"
@@ -239,7 +239,7 @@ def test_a_row_that_somebody_else_holds(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Broken if a forgotten session of an administrator ends the night."""
-    monkeypatch.setattr(database, "LOCK_TIMEOUT_S", 1)
+    monkeypatch.setattr(dialects, "LOCK_TIMEOUT_S", 1)
     engine = sa.create_engine(url)
     with ReportStore(url) as store, engine.connect() as other:
         run = start(store)

@@ -19,8 +19,9 @@ from sklearn.metrics import roc_auc_score
 from ganomaly import Detector, DetectorConfig, TrainingDataError
 from ganomaly.features.backbone import PACKAGE
 from ganomaly.images.recipe_fitting import fit_recipe
-from ganomaly.judges import features
-from ganomaly.judges.features import BATCH, FeatureJudge
+from ganomaly.judges import image_vectors
+from ganomaly.judges.features import FeatureJudge
+from ganomaly.judges.image_vectors import BATCH
 from ganomaly.networks.feature_ganomaly import FeatureGANomaly
 from ganomaly.scoring import scores
 from ganomaly.scoring.calibration import Calibration
@@ -318,7 +319,7 @@ def test_a_new_score_is_one_class_and_one_line(monkeypatch: pytest.MonkeyPatch, 
 
 def test_maps_too_fine_for_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolution that was set too high would end with a process killed for memory."""
-    monkeypatch.setattr(features, "MOST_BYTES", 1e6)
+    monkeypatch.setattr(image_vectors, "MOST_BYTES", 1e6)
     with pytest.raises(TrainingDataError, match=r"a covariance for each of 60 places .* lower recipe.resolution"):
         Detector.fit(draw(24, seed=1), config=CONFIG, device="cpu")
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
 
-from ganomaly.detector import Detector, pick_device
+from ganomaly.acceleration.devices import pick_device
+from ganomaly.detector import Detector
 from ganomaly.evaluation.baselines import BASELINES
 from ganomaly.evaluation.datasets import DataSet, recipe_pixels, split, unite_near_duplicates
 from ganomaly.evaluation.machine import describe_machine

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from deployments.commands.audit_screen import _printable
 from deployments.commands.inspection import app
-from ganomaly.detector import ImageScore
+from deployments.commands.screen import printable
+from ganomaly.image_score import ImageScore
 from ganomaly.scoring.calibration import Calibration
 from tasks.audit.verify import TOLERANCES, compare
 from tasks.bucket.bucket import ObjectStore
@@ -119,7 +119,7 @@ def test_a_hostile_key_is_printed_harmlessly(store: ReportStore) -> None:
         assert r"p\x1b[31m\n<b>/top.png" in text
         assert not set(text) & {"\x1b", "\x07"}
     assert ask("trace", HOSTILE)["lines"][0]["images"][0]["image"]["key"] == HOSTILE
-    assert _printable("grüße 部品") == "grüße 部品"
+    assert printable("grüße 部品") == "grüße 部品"
 
 
 def test_what_is_not_recorded_has_a_way_out(store: ReportStore, bucket: ObjectStore) -> None:

@@ -19,6 +19,7 @@ from botocore.utils import parse_timestamp
 
 from infra.local_s3 import LocalS3
 from tasks.bucket import bucket as object_store
+from tasks.bucket import client
 from tasks.bucket.bucket import ObjectStore
 from tasks.bucket.failures import ObjectChangedError, ObjectCorruptedError, ObjectMissingError, ObjectStoreError
 from tasks.bucket.habits import FOREIGN_ETAGS
@@ -161,15 +162,15 @@ def test_a_listing_of_several_pages_is_complete(bucket: ObjectStore) -> None:
 )
 def test_times_are_read_as_botocore_reads_them(text: str) -> None:
     """An image would be recorded at another time than the bucket's, or only on servers that write it our way."""
-    assert object_store._parse_time(text) == parse_timestamp(text)
-    assert object_store._parse_time(text).utcoffset() == timedelta(0)
+    assert client._parse_time(text) == parse_timestamp(text)
+    assert client._parse_time(text).utcoffset() == timedelta(0)
 
 
 @pytest.mark.parametrize("text", ["2026-03-02Tx0:00:00Z", "Mon, 02 Ma"])
 def test_half_a_time_is_none(text: str) -> None:
     """An answer that broke off would count as a whole one."""
     with pytest.raises(ValueError, match=re.escape(text)):
-        object_store._parse_time(text)
+        client._parse_time(text)
 
 
 def test_many_threads_share_a_store(bucket: ObjectStore) -> None:
