@@ -17,7 +17,7 @@ def night_markdown(report: NightReport) -> str:
     problem = accounting_problem(report)
     parts = flagged_parts(report)
     lines = [
-        f"# {_markdown_text(report.line)}, {window_in_words(report)}",
+        f"# {_markdown_text(report.line.name)}, {window_in_words(report)}",
         "",
         f"**{headline(report)}**",
         *(["", f"**Warning:** {problem}"] if problem else []),
@@ -27,9 +27,9 @@ def night_markdown(report: NightReport) -> str:
         f"| {counts.listed} | {counts.scored} | {counts.already_scored} | {counts.unusable} | {counts.failed} "
         f"| {report.flagged_images} | {len(parts)} |",
         "",
-        f"{promise(report)} Reject limit: raw score {number(report.reject_limit_raw)}. "
-        f"Model {_markdown_text(report.model_name)} version {report.model_version}, "
-        f"calibration {_markdown_text(report.calibration_id)}.",
+        f"{promise(report)} Reject limit: raw score {number(report.calibration.limit)}. "
+        f"Model {_markdown_text(report.run.model_name)} version {report.run.model_version}, "
+        f"calibration {_markdown_text(report.run.calibration_id)}.",
     ]
     if parts:
         lines += ["", *_markdown_parts(parts)]

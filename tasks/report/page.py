@@ -91,7 +91,7 @@ def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
     cards = [part for part in parts if any(image.key in shown for image in part.images)]
     carded = {part.rank for part in cards}
     bars, ticks = score_histogram(report.judged)
-    second = report.second_promise
+    second = report.calibration.sure
     return (
         _environment(report)
         .get_template("report.html.j2")
@@ -102,8 +102,8 @@ def report_html(report: NightReport, *, max_pictures: int = 60) -> str:
             headline=headline(report),
             problem=accounting_problem(report),
             tone=tone(report),
-            plausible=_plausible(report, report.calibration_above),
-            plausible_sure=None if second is None else _plausible(report, second.above),
+            plausible=_plausible(report, report.calibration.n_above),
+            plausible_sure=None if second is None else _plausible(report, second.n_above),
             second=second,
             second_promise=second_promise(report),
             bars=bars,
@@ -166,7 +166,7 @@ def _shown_keys(parts: Iterable[FlaggedPart], pictures: Mapping[str, Picture], m
 
 def _sizes(report: NightReport) -> dict[str, list[tuple[int, str]]]:
     """The regions of each image that count: number and size in words, by its key."""
-    scale, words = report.mm_per_px, dict[str, list[tuple[int, str]]]()
+    scale, words = report.line.images.mm_per_px, dict[str, list[tuple[int, str]]]()
     for row in report.regions[report.regions["counts"].astype(bool)].sort_values(["key", "place"]).itertuples():
         size = f"{row.width:,} x {row.height:,} px at {row.x:,}, {row.y:,}"
         if scale:
@@ -179,11 +179,11 @@ def _sizes(report: NightReport) -> dict[str, list[tuple[int, str]]]:
 
 
 def _plausible(report: NightReport, above: int) -> int | None:
-    return plausible_false_rejects(len(report.judged), report.calibration_images, above)
+    return plausible_false_rejects(len(report.judged), report.calibration.n_images, above)
 
 
 def _environment(report: NightReport) -> jinja2.Environment:
-    zone = ZoneInfo(report.timezone)
+    zone = ZoneInfo(report.line.timezone)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

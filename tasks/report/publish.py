@@ -22,7 +22,7 @@ from tasks.night.pinned import PinnedModel
 from tasks.night.survey import Unseen, way_out
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html
-from tasks.report.report import NightReport, Picture, SecondPromise
+from tasks.report.report import NightReport, Picture
 from tasks.report.tables import flagged_csv, regions_csv, regions_parquet, scores_parquet
 from tasks.steps import NETWORK_STEP, show_markdown
 from tasks.store.rows import ScoringRun
@@ -101,48 +101,26 @@ def night_report(
     etags = {image.key: image.etag for image in listing.images}
     present = [etags.get(key) == etag for key, etag in zip(scores["key"], scores["etag"], strict=True)]
     scores = scores if all(present) else scores[present]
-    sure = calibration.sure
     scores = scores.assign(sure=calibration.is_sure(scores["raw_score"]))
     del etags, present  # what follows takes memory as well
-    line = systems.line
     return NightReport(
-        line=line.name,
-        description=line.description,
-        timezone=line.timezone,
-        window_start=run.window_start,
-        window_end=run.window_end,
-        run_id=run.id,
-        started_at=run.started_at,
+        line=systems.line,
+        run=run,
         finished_at=datetime.now(UTC),
-        model_name=run.model_name,
-        model_version=run.model_version,
-        calibration_id=run.calibration_id,
-        snapshot_id=run.snapshot_id,
-        code_version=run.code_version,
+        calibration=calibration,
         recipe_summary=model.detector.config.recipe.summary,
-        promised_false_reject_rate=calibration.false_reject_rate,
-        calibration_images=calibration.n_images,
-        calibration_above=calibration.n_above,
-        guaranteed_false_reject_rate=calibration.guaranteed_rate,
-        trimmed_share=calibration.trimmed_share,
-        reject_limit_raw=calibration.limit,
-        second_promise=None
-        if sure is None
-        else SecondPromise(sure.false_reject_rate, sure.guaranteed_rate, sure.n_above),
         counts=counts,
         scores=scores,
         failures=systems.store.runs.failures(run.id),
         regions=_regions(systems, run, scores),
-        mm_per_px=line.images.mm_per_px,
         pictures=_pictures(systems, model.detector, scores[scores["verdict"] == "flagged"].head(MAX_PICTURES)),
         ignored=listing.ignored,
         never_seen=unseen.folders,
-        way_out=way_out(line, unseen),
+        way_out=way_out(systems.line, unseen),
         changes=tuple(in_words(record) for record in drift.changed),
         withheld=drift.is_withheld,
         released=_released(drift),
         figures={WORDS[name]: rows for name, rows in drift.history.groupby("figure", sort=False)},
-        attribution=line.attribution or None,
     )
 
 

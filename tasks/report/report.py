@@ -1,6 +1,6 @@
 """What the report of one night says.
 
-Pure: every function turns a `NightReport` into text or bytes. It knows no bucket, no database, no flow and no network.
+Pure: every function turns a `NightReport` into text or bytes. It asks no bucket, no database and no network.
 """
 
 from collections import Counter
@@ -12,7 +12,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from ganomaly.scoring.calibration import Calibration
+from tasks.lines.line import LineConfig
 from tasks.night.accounting import RunCounts
+from tasks.store.rows import ScoringRun
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -46,21 +49,6 @@ VERDICTS = ("ok", "flagged", "unusable")
 
 
 @dataclass(frozen=True)
-class SecondPromise:
-    """What flags promise that are sure, see `CalibrationConfig.sure_rate`.
-
-    Attributes:
-        rate: the share of good images that may be sure.
-        guaranteed: its upper bound, see `Calibration.guaranteed_rate`.
-        above: how many of the calibration images would be sure.
-    """
-
-    rate: float
-    guaranteed: float
-    above: int
-
-
-@dataclass(frozen=True)
 class Picture:
     """A flagged image and the same image with its heat map laid over it, both as JPEG files of the same proportions."""
 
@@ -73,27 +61,11 @@ class NightReport:
     """Everything that the report of one window says.
 
     Attributes:
-        line: name of the line.
-        description: the line in words, may be empty.
-        timezone: IANA name of the line's time zone, for example ``"Europe/Berlin"``.
-        window_start: first production date of the window.
-        window_end: last production date of the window, included.
-        run_id: the scoring run.
-        started_at: begin of the run; UTC where it carries no zone.
+        line: the line.
+        run: the scoring run, with the window, the model, by which every row of `scores` was judged, and the software.
         finished_at: end of the run; UTC where it carries no zone.
-        model_name: registered model.
-        model_version: its version, by which every row of `scores` was judged.
-        calibration_id: the calibration that set the limit.
-        snapshot_id: the images that the model was trained on.
-        code_version: the software that ran.
+        calibration: that set the limit.
         recipe_summary: how a camera image became the network's input, in one line.
-        promised_false_reject_rate: alpha in (0, 1), per image.
-        calibration_images: number n of images that set the limit.
-        calibration_above: how many of their scores lie above it.
-        guaranteed_false_reject_rate: upper bound of the rate, see `Calibration.guaranteed_rate`.
-        trimmed_share: share of the parts that were left out as suspects, see `Calibration.trimmed_share`.
-        reject_limit_raw: the raw score above which an image is flagged.
-        second_promise: of flags that are sure; None where none can be.
         counts: what this run did; the rows of `scores` may stem from earlier runs.
         scores: columns of `SCORE_SCHEMA`, one row for each image of the window (the key's present etag) that this
             model version has judged, in this run or before. Scores and p-value are NaN when unusable.
@@ -107,29 +79,13 @@ class NightReport:
         released: who did, when and why; empty where nobody had to.
         figures: by their names, rows of the newest nights with columns day, above_usual, allowed, changed.
         regions: columns `REGION_COLUMNS`, one row for each region of a flagged image, the hottest of each image first.
-        mm_per_px: millimetres of a pixel of the camera image; None where nobody knows.
-        attribution: whom the images belong to, printed in the footer.
     """
 
-    line: str
-    description: str
-    timezone: str
-    window_start: date
-    window_end: date
-    run_id: str
-    started_at: datetime
+    line: LineConfig
+    run: ScoringRun
     finished_at: datetime
-    model_name: str
-    model_version: int
-    calibration_id: str
-    snapshot_id: str
-    code_version: str
+    calibration: Calibration
     recipe_summary: str
-    promised_false_reject_rate: float
-    calibration_images: int
-    calibration_above: int
-    guaranteed_false_reject_rate: float
-    reject_limit_raw: float
     counts: RunCounts
     scores: pd.DataFrame
     failures: pd.DataFrame
@@ -142,10 +98,6 @@ class NightReport:
     released: str = ""
     figures: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     regions: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(REGION_COLUMNS)))
-    mm_per_px: float | None = None
-    attribution: str | None = None
-    trimmed_share: float = 0.0
-    second_promise: SecondPromise | None = None
 
     def __post_init__(self) -> None:
         """Refuse tables that the report would misread.
@@ -193,8 +145,8 @@ class NightReport:
     @property
     def days(self) -> str:
         """The window as options of a command."""
-        one = self.window_start == self.window_end
-        return f"--date {self.window_end}" if one else f"--from {self.window_start} --to {self.window_end}"
+        first, last = self.run.window_start, self.run.window_end
+        return f"--date {last}" if first == last else f"--from {first} --to {last}"
 
     @property
     def strays(self) -> pd.DataFrame:

@@ -99,7 +99,7 @@ def regions_parquet(report: NightReport) -> bytes:
 
 
 def _regions(report: NightReport) -> pd.DataFrame:
-    scale = float("nan") if report.mm_per_px is None else report.mm_per_px
+    scale = float("nan") if report.line.images.mm_per_px is None else report.line.images.mm_per_px
     table = report.regions[list(REGION_COLUMNS)].rename(columns={"place": "region", **PX_COLUMNS})
     mm = {f"{name}_mm": table[f"{name}_px"].astype("float64") * scale for name in ("width", "height", "extent")}
     return table.assign(**mm, area_mm2=table["area_px2"].astype("float64") * scale**2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ganomaly.scoring.calibration import Calibration
 from tasks.report.report import NightReport, count_parts
 
 
@@ -34,18 +35,18 @@ def headline(report: NightReport) -> str:
 
 def promise(report: NightReport) -> str:
     """What the reject limit promises, in one sentence of plain text."""
-    return (
-        f"Of images like the {integer(report.calibration_images)} calibration images of good parts, {_expected(report)}"
-    )
+    images = integer(report.calibration.n_images)
+    return f"Of images like the {images} calibration images of good parts, {_expected(report.calibration)}"
 
 
 def second_promise(report: NightReport) -> str | None:
     """What flags promise that are sure, in one sentence of plain text; None where none can be."""
-    if (second := report.second_promise) is None:
+    if (second := report.calibration.sure) is None:
         return None
-    share = f"At most {percent(second.rate)} of them are"
-    if second.guaranteed > second.rate + 1e-9:
-        share = f"{percent(second.rate)} of them, at most {percent(second.guaranteed)} for certain, are"
+    rate, bound = second.false_reject_rate, second.guaranteed_rate
+    share = f"At most {percent(rate)} of them are"
+    if bound > rate + 1e-9:
+        share = f"{percent(rate)} of them, at most {percent(bound)} for certain, are"
     return f"{share} flagged as sure. How many of the sure flags are defects depends on how common defects are."
 
 
@@ -66,20 +67,20 @@ def accounting_problem(report: NightReport) -> str | None:
     return None
 
 
-def _expected(report: NightReport) -> str:
+def _expected(calibration: Calibration) -> str:
     """What the limit promises of new images."""
-    rate, bound = report.promised_false_reject_rate, report.guaranteed_false_reject_rate
+    rate, bound = calibration.false_reject_rate, calibration.guaranteed_rate
     if bound <= rate + 1e-9:
         return f"at most {percent(rate)} are flagged falsely."
     why = "the limit comes from few parts"
-    if report.trimmed_share:
-        why = f"{percent(report.trimmed_share)} of the parts were left out as suspects before the limit was set"
+    if trimmed := calibration.trimmed_share:
+        why = f"{percent(trimmed)} of the parts were left out as suspects before the limit was set"
     return f"{percent(rate)} are expected to be flagged falsely, at most {percent(bound)} for certain: {why}."
 
 
 def window_in_words(report: NightReport) -> str:
     """The production dates in words."""
-    first, last = report.window_start, report.window_end
+    first, last = report.run.window_start, report.run.window_end
     if first == last:
         return f"{first:%A}, {first.day} {first:%B %Y}"
     return f"{first.day} {first:%B %Y} to {last.day} {last:%B %Y}"

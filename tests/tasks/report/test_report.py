@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -13,11 +14,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from ganomaly.scoring.calibration import Calibration
+from tasks.lines.line import LineConfig
 from tasks.night.accounting import RunCounts
 from tasks.report import tables
 from tasks.report.markdown import night_markdown
 from tasks.report.page import report_html, score_histogram
-from tasks.report.report import REGION_COLUMNS, SCORE_SCHEMA, NightReport, Picture, SecondPromise, flagged_parts
+from tasks.report.report import REGION_COLUMNS, SCORE_SCHEMA, NightReport, Picture, flagged_parts
 from tasks.report.tables import (
     FLAGGED_CSV_COLUMNS,
     REGION_SCHEMA,
@@ -27,6 +30,7 @@ from tasks.report.tables import (
     scores_parquet,
 )
 from tasks.report.words import headline
+from tasks.store.rows import ScoringRun
 
 HOSTILE = "<script>alert(1)</script>\"'&.png"
 DAY = date(2025, 11, 14)
@@ -40,6 +44,36 @@ NIGHT = {
     ("d", "left"): ("ok", 5.0),
     ("e", "left"): ("unusable", np.nan),
 }
+LINE = LineConfig.model_validate({"name": "solar", "description": "Cells", "timezone": "Europe/Berlin"})
+RUN = ScoringRun(
+    id="run-1",
+    line="solar",
+    window_start=DAY,
+    window_end=DAY,
+    model_name="ganomaly-solar",
+    model_version=3,
+    calibration_id="cal-1",
+    snapshot_id="snap-1",
+    code_version="0.1.0",
+    flow_run_id="",
+    state="completed",
+    message="",
+    started_at=datetime(2025, 11, 15, 2, 0, tzinfo=UTC),
+    finished_at=None,
+    listed=0,
+    scored=0,
+    already_scored=0,
+    unusable=0,
+    failed=0,
+    flagged=0,
+    report_key=None,
+)
+CALIBRATION = Calibration.fit([*np.linspace(1, 10, 82), 11, 12, 13], 0.05)  # the limit is 10
+
+
+def line(**changes: Any) -> LineConfig:
+    """The line with other settings, which nothing checks."""
+    return LINE.model_copy(update=changes)
 
 
 def score_row(part: str, view: str, verdict: str, raw: float, **changes: Any) -> dict[str, Any]:
@@ -77,25 +111,11 @@ def make_report(
     failed = pd.DataFrame(failures or [], columns=["key", "reason", "detail"])
     unusable = int((scores["verdict"] == "unusable").sum())
     settings: dict[str, Any] = {
-        "line": "solar",
-        "description": "Cells",
-        "timezone": "Europe/Berlin",
-        "window_start": DAY,
-        "window_end": DAY,
-        "run_id": "run-1",
-        "started_at": datetime(2025, 11, 15, 2, 0, tzinfo=UTC),
+        "line": LINE,
+        "run": RUN,
         "finished_at": datetime(2025, 11, 15, 2, 5, tzinfo=UTC),
-        "model_name": "ganomaly-solar",
-        "model_version": 3,
-        "calibration_id": "cal-1",
-        "snapshot_id": "snap-1",
-        "code_version": "0.1.0",
+        "calibration": CALIBRATION,
         "recipe_summary": "grey, 64 x 64 px",
-        "promised_false_reject_rate": 0.05,
-        "calibration_images": 85,
-        "calibration_above": 3,
-        "guaranteed_false_reject_rate": 0.05,
-        "reject_limit_raw": 10.0,
         "counts": RunCounts(
             listed=len(scores) + len(failed), scored=len(scores) - unusable, unusable=unusable, failed=len(failed)
         ),
@@ -157,7 +177,7 @@ def test_a_name_of_several_days_is_several_parts() -> None:
         score_row("2", "v", "ok", 1.0),
         score_row("2", "v", "unusable", np.nan, key="k4", production_date=earlier),
     ]
-    report = make_report(rows, window_start=earlier)
+    report = make_report(rows, run=replace(RUN, window_start=earlier))
 
     assert [(part.part, part.judged_images, part.images[0].production_date) for part in flagged_parts(report)] == [
         ("1", 1, earlier),
@@ -242,7 +262,7 @@ def test_html_escapes_what_comes_from_a_key(column: str, pictured: bool) -> None
     rows[6]["key"] += "2"
     failures = [(HOSTILE + "3", HOSTILE, HOSTILE)]
     pictures = with_pictures(rows) if pictured else {}
-    html = report_html(make_report(rows, failures, pictures=pictures, line=HOSTILE, attribution=HOSTILE))
+    html = report_html(make_report(rows, failures, pictures=pictures, line=line(name=HOSTILE, attribution=HOSTILE)))
 
     tags = tags_and_attributes(html)
     assert "script" not in {tag for tag, _ in tags}
@@ -253,7 +273,9 @@ def test_html_escapes_what_comes_from_a_key(column: str, pictured: bool) -> None
 def test_html_loads_nothing() -> None:
     """The report would call out of the plant's network, or look broken without one."""
     rows = night_rows()
-    html = report_html(make_report(rows, pictures=with_pictures(rows), attribution="see https://example.org"))
+    html = report_html(
+        make_report(rows, pictures=with_pictures(rows), line=line(attribution="see https://example.org"))
+    )
     tags = tags_and_attributes(html)
 
     assert {tag for tag, _ in tags}.isdisjoint({"script", "iframe", "object", "embed", "video", "audio", "base"})
@@ -389,7 +411,7 @@ def test_csv_lines_end_as_rfc_4180_says() -> None:
 def test_markdown_escapes_what_comes_from_a_key() -> None:
     """A part's name could add columns, links or HTML to the page in the Prefect UI."""
     part = HOSTILE + "|[x](http://example.org)\n# y `z` *w* _v_ www.example.org"
-    text = night_markdown(make_report([score_row(part, "v", "flagged", 30.0)], line=HOSTILE))
+    text = night_markdown(make_report([score_row(part, "v", "flagged", 30.0)], line=line(name=HOSTILE)))
     row = next(line for line in text.splitlines() if line.startswith("| 1 | &lt;"))
 
     assert "<" not in text
@@ -474,7 +496,12 @@ def test_regions_are_listed_in_pixels_and_millimetres() -> None:
     table = pd.read_csv(io.StringIO(regions_csv(plain)))
     assert table.loc[0, ["x_px", "y_px", "width_px", "height_px", "area_px2"]].tolist() == [120, 88, 34, 12, 310]
     assert table["extent_mm"].isna().all()
-    scaled = make_report(rows, pictures=pictures, regions=regions, mm_per_px=0.05)
+    scaled = make_report(
+        rows,
+        pictures=pictures,
+        regions=regions,
+        line=line(images=LINE.images.model_copy(update={"mm_per_px": 0.05})),
+    )
     assert "1.7 x 0.6 mm, longest 1.8 mm, 0.775 mm² (34 x 12 px at 120, 88)" in visible_text(report_html(scaled))
     assert pq.read_schema(io.BytesIO(regions_parquet(plain))).equals(REGION_SCHEMA)
     table = pd.read_csv(io.StringIO(regions_csv(scaled)))
@@ -495,11 +522,11 @@ def test_a_night_without_regions_has_an_empty_list() -> None:
 
 def test_the_reason_of_a_weaker_promise_is_the_right_one() -> None:
     """A line with plenty of parts would be told that it has too few."""
-    weaker = {"guaranteed_false_reject_rate": 0.06, "promised_false_reject_rate": 0.01}
-    few = visible_text(report_html(make_report(night_rows(), **weaker)))
-    assert "at most 6 % for certain: the limit comes from few parts" in few
-    trimmed = visible_text(report_html(make_report(night_rows(), trimmed_share=0.05, **weaker)))
-    assert "at most 6 % for certain: 5 % of the parts were left out as suspects" in trimmed
+    few = replace(CALIBRATION, fold_size=6)
+    shown = visible_text(report_html(make_report(night_rows(), calibration=few)))
+    assert "at most 13.2 % for certain: the limit comes from few parts" in shown
+    trimmed = visible_text(report_html(make_report(night_rows(), calibration=replace(CALIBRATION, trimmed_share=0.01))))
+    assert "at most 6 % for certain: 1 % of the parts were left out as suspects" in trimmed
 
 
 # --- two promises, and regions that count ---------------------------------------------------------------------------
@@ -507,8 +534,8 @@ def test_the_reason_of_a_weaker_promise_is_the_right_one() -> None:
 
 def test_both_promises_stand_beside_what_was_seen() -> None:
     """An engineer would not learn which flags are sure, or not see that too many are called sure."""
-    rows = night_rows()
-    night = make_report(rows, pictures=with_pictures(rows), second_promise=SecondPromise(0.01, 0.01, 0))
+    rows, both = night_rows(), Calibration.fit(np.linspace(1, 20, 199), 0.05, sure_rate=0.01)
+    night = make_report(rows, pictures=with_pictures(rows), calibration=both)
     shown = visible_text(report_html(night))
     assert "At most 1 % of them are flagged as sure. How many of the sure flags are defects" in shown
     assert "2 of 4 flags are sure; with nothing but good parts, 0.06 on average, up to 1 without surprise" in shown
@@ -519,8 +546,8 @@ def test_both_promises_stand_beside_what_was_seen() -> None:
         row["key"]: row["raw_score"] >= 20 for row in rows if row["verdict"] == "flagged"
     }
     assert pq.read_table(io.BytesIO(scores_parquet(night)))["sure"].to_pylist() == [row["sure"] for row in rows]
-    weak = make_report(rows, second_promise=SecondPromise(0.01, 0.083, 0))
-    assert "1 % of them, at most 8.3 % for certain, are flagged as sure" in visible_text(report_html(weak))
+    weak = make_report(rows, calibration=replace(both, fold_size=15))
+    assert "1 % of them, at most 7.94 % for certain, are flagged as sure" in visible_text(report_html(weak))
 
 
 def test_a_night_with_one_promise_speaks_of_no_other() -> None:
