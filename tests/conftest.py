@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from prefect.testing.utilities import prefect_test_harness
 
+from ganomaly.judges import image_vectors
 from infra.local_s3 import LocalS3
 from tasks.bucket.bucket import ObjectStore
 from tasks.process import set_up_process
@@ -52,6 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def _process() -> None:
     """The settings that every process of the pipeline has."""
     set_up_process()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_copies() -> None:
+    """A quarter of the copies with drawn defects: the tests' small maps need no more, and a fit takes a third."""
+    image_vectors.N_COPIES = 128
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,9 @@ from ganomaly.scoring.alarms import NOT_JUDGED, roughness
 
 BATCH = 8
 """Images that are read together."""
-COPIES = 6
+N_COPIES = 512
+"""Images with drawn defects that are made of a line's images, however many these are."""
+AT_ONCE = 6
 """Of all places' covariances, that are in memory at once while scores are fitted."""
 MOST_BYTES = 8e9
 
@@ -62,20 +64,20 @@ class ImageVectors:
         return np.concatenate([vectors, rough, logits_ld.astype(np.float16)], axis=1)
 
     def of_all(self, images_nhwc: PreparedImages) -> StoredVectors:
-        """The same of several images, (N, L, K + G + D), on disk; computed once for each."""
+        """The same of several images, (N, L, K + G + D), on disk; computed once for each.
+
+        Raises:
+            TrainingDataError: if the memory is too small for what will be fitted.
+        """
         if self._store is None:
             shape = self._look(images_nhwc[0])
             self._store = FeatureStore(self.of, shape, usable_cores())
         return self._store.add(images_nhwc)
 
     def _look(self, image_hwc: NDArray[np.uint8]) -> tuple[int, int]:
-        """Learn the grid from a first image; gives (L, K + G + D).
-
-        Raises:
-            TrainingDataError: if the memory is too small for what will be fitted.
-        """
+        """Learn the grid from a first image; gives (L, K + G + D)."""
         places, numbers = self.of(image_hwc).shape
-        needed = places * numbers**2 * 4 * COPIES
+        needed = places * numbers**2 * 4 * AT_ONCE
         if needed > MOST_BYTES:
             raise TrainingDataError(
                 f"a covariance for each of {places:,} places of {numbers:,} numbers takes about {needed / 1e9:.0f} GB, "
@@ -90,12 +92,12 @@ class ImageVectors:
             self._store.close()
         self._store = None
 
-    def logits(self, vectors: StoredVectors, discriminator: int) -> Tensor:
+    def logits(self, vectors: StoredVectors, discriminator: int) -> NDArray[np.float32]:
         """Logits of one discriminator for the places of images, (N, h, w)."""
         column = vectors.size - len(self.extractor.discriminators) + discriminator
         starts = range(0, len(vectors), BATCH)
         logits_nl = np.concatenate([vectors[start : start + BATCH][..., column] for start in starts])
-        return torch.from_numpy(logits_nl.astype(np.float32)).reshape(-1, *self.grid)
+        return logits_nl.astype(np.float32).reshape(-1, *self.grid)
 
     def drawn_copies(
         self, images_nhwc: PreparedImages, group_n: NDArray[np.intp]
@@ -103,11 +105,14 @@ class ImageVectors:
         """Copies of images with drawn defects, see `ganomaly.networks.defect_discriminator.drawn_copies`.
 
         Discriminators that were there before are dropped: others are about to be learned.
+
+        Raises:
+            TrainingDataError: if the memory is too small for what will be fitted.
         """
         self.set_discriminators(())
         self._look(images_nhwc[0])
         judged_hw = None if self.places is None else self.places.cpu().numpy() > 0
-        settings = self._config.training.seed, judged_hw
+        settings = N_COPIES, self._config.training.seed, judged_hw
         return drawn_copies(list(images_nhwc), group_n, lambda image: self.extractor.maps(image)[0], *settings)
 
     def set_discriminators(self, discriminators: Sequence[DefectDiscriminator]) -> None:

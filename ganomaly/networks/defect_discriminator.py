@@ -28,8 +28,6 @@ Maps = Sequence[NDArray[np.float32]]
 """Of one image a map (C, h, w) for each stride, the finest first."""
 
 WIDTH, NARROW = 32, 16
-N_COPIES = 512
-"""Images with defects that are made of a line's images: of few images several each, of many one each of some."""
 LEAST_COPIES, MOST_TRIED = 16, 96
 """Fewest that can be learned from, and tried on; and most that are tried on."""
 MOST_BYTES = 2e9
@@ -151,9 +149,9 @@ def drawn_copies(
     images: Sequence[Image],
     group_n: NDArray[np.intp],
     maps_of: Callable[[Image], Maps],
+    n_copies: int,
     seed: int,
     judged_hw: NDArray[np.bool_] | None = None,
-    n_copies: int = N_COPIES,
 ) -> Iterator[DrawnCopies]:
     """Draw defects into copies of images of good parts.
 
@@ -161,9 +159,9 @@ def drawn_copies(
         images: uint8 (H, W, 3) each, of one size.
         group_n: of each image, (N,). A defect may show what other images of the group show, and no others.
         maps_of: gives the maps of one image; asked by several threads.
+        n_copies: how many: of few images several each, of many one each of some.
         seed: draws everything.
         judged_hw: which places of the coarsest map are judged; None for all.
-        n_copies: how many.
     """
     rng, first = np.random.default_rng(seed), maps_of(images[0])
     sizes, grid = [one.size for one in first], first[0].shape[1:]

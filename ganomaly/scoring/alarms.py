@@ -28,10 +28,15 @@ GATE, WEIGHT = 3.0, 4.0
 """Deviations of good images beyond the usual mean at which the grain's alarm begins, and what each further one adds to
 the score of the image, in which good images vary by about one."""
 DRAWN_GATE, DRAWN_WEIGHT = 2.0, 0.5
-"""The same for places that look like a drawn defect: deviations above the mean of good images' highest places."""
+"""The same for places that look like a drawn defect: spreads above the median of good images' highest places."""
+NEARLY_ALL = 0.98
+"""Of the images that were learned from, the share that tells what a place may look like: of 50 and more, a single odd
+one does not."""
+WITHIN = (0.16, 0.84)
+"""Of good images, the middle share that tells their spread, one deviation each way: long tails do not stretch it."""
 LEAST_UNSEEN = 8
 """Good images that were not learned from, which tell what new ones reach."""
-LEAST_DEVIATION = 0.5
+LEAST_SPREAD = 0.5
 """Of the largest excess of good images: a smaller one is chance."""
 NOT_JUDGED = -1e4
 """The logit of a place that is not judged."""
@@ -100,11 +105,7 @@ class Grain:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Restore what `to_arrays` gave.
-
-        Raises:
-            KeyError: if something is missing.
-        """
+        """Restore what `to_arrays` gave, see `Score.from_arrays`."""
         centre, spread = arrays["usual"].tolist()
         return cls(Density.from_arrays(arrays), centre, spread)
 
@@ -114,9 +115,9 @@ class DrawnDefects:
     """How the logits of a discriminator of drawn defects lie on good images.
 
     Attributes:
-        reached_hw: float32 (h, w), highest logit of each place on the images that it learned from, at least 0.
-        centre: mean over other good images of the largest excess over these in the image.
-        spread: standard deviation.
+        reached_hw: float32 (h, w), what the logit of each place reaches on the images that it learned from, at least 0.
+        centre: median over other good images of the largest excess over these in the image.
+        spread: half the width of the middle 68 % of them, at least `LEAST_SPREAD`.
     """
 
     reached_hw: Tensor
@@ -124,7 +125,7 @@ class DrawnDefects:
     spread: float
 
     @classmethod
-    def fit(cls, logits_nhw: Tensor, learned_n: NDArray[np.bool_]) -> "DrawnDefects | None":
+    def fit(cls, logits_nhw: NDArray[np.float32], learned_n: NDArray[np.bool_]) -> "DrawnDefects | None":
         """Fit on logits (N, h, w) of normal images; `learned_n` are those that the discriminator learned from.
 
         Returns:
@@ -132,12 +133,13 @@ class DrawnDefects:
         """
         if (~learned_n).sum() < LEAST_UNSEEN or not learned_n.any():
             return None
-        reached_hw = logits_nhw[torch.from_numpy(learned_n)].amax(0).clamp(min=0)
-        highest_m = (logits_nhw[torch.from_numpy(~learned_n)] - reached_hw).flatten(1).amax(1)
-        return cls(reached_hw, float(highest_m.mean()), max(float(highest_m.std(correction=0)), LEAST_DEVIATION))
+        reached_hw = np.quantile(logits_nhw[learned_n], NEARLY_ALL, axis=0).clip(min=0).astype(np.float32)
+        highest_m = (logits_nhw[~learned_n] - reached_hw).max(axis=(1, 2))
+        low, centre, high = np.quantile(highest_m, (WITHIN[0], 0.5, WITHIN[1])).tolist()
+        return cls(torch.from_numpy(reached_hw), centre, max((high - low) / 2, LEAST_SPREAD))
 
     def deviations(self, logits_bhw: Tensor) -> Tensor:
-        """How many deviations the excess of each place (B, h, w) lies above the largest of good images, on average."""
+        """Spreads (B, h, w) that the excess of each place lies above the largest of a usual good image."""
         return (logits_bhw - self.reached_hw - self.centre) / self.spread
 
     def to(self, device: torch.device) -> Self:
@@ -150,10 +152,6 @@ class DrawnDefects:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Restore what `to_arrays` gave.
-
-        Raises:
-            KeyError: if something is missing.
-        """
+        """Restore what `to_arrays` gave, see `Score.from_arrays`."""
         centre, spread = arrays["usual"].tolist()
         return cls(torch.from_numpy(arrays["reached"]), centre, spread)

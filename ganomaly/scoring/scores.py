@@ -112,11 +112,7 @@ class FittedScores:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Restore what `to_arrays` gave.
-
-        Raises:
-            KeyError: if something is missing, or a score is none of `SCORES`.
-        """
+        """Restore what `to_arrays` gave, see `Score.from_arrays`."""
         others = ("standard.", "grain.", "drawn.")
         names = dict.fromkeys(name.split(".")[0] for name in arrays if not name.startswith(others))
         ordered = [name for name in SCORES if name in names] + [name for name in names if name not in SCORES]
@@ -176,11 +172,7 @@ class FoldScores:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """Restore what `to_arrays` gave.
-
-        Raises:
-            KeyError: if something is missing.
-        """
+        """Restore what `to_arrays` gave, see `Score.from_arrays`."""
         return cls(torch.from_numpy(arrays["score"]), torch.from_numpy(arrays["fit"]))
 
 

@@ -44,7 +44,7 @@ def learn(
     images: list[np.ndarray], maps: Callable[[np.ndarray], list[np.ndarray]], judged: np.ndarray | None = None
 ) -> DefectDiscriminator | None:
     """What is learned from 40 of 48 images and tried on the others."""
-    with drawn_copies(images, TRIED.astype(int), maps, 0, judged, 128) as copies:
+    with drawn_copies(images, TRIED.astype(int), maps, 128, 0, judged) as copies:
         return learn_to_find_defects(copies, ~TRIED, TRIED, 0, CPU)
 
 
@@ -85,7 +85,7 @@ def test_where_nothing_can_be_found_there_is_no_network() -> None:
 
 def test_too_few_copies_cannot_tell() -> None:
     """A handful of copies would say whether defects are found."""
-    with drawn_copies(smooth(48, seed=0), TRIED.astype(int), maps_of, 0, None, 48) as copies:
+    with drawn_copies(smooth(48, seed=0), TRIED.astype(int), maps_of, 48, 0) as copies:
         assert learn_to_find_defects(copies, ~TRIED, TRIED, 0, CPU) is None
 
 
@@ -94,7 +94,7 @@ def test_what_is_learned_without_a_fold_knows_nothing_of_it() -> None:
     images, fold = smooth(48, seed=0), np.arange(48) % 4
     found = []
     for other in (images[0], smooth(1, seed=9)[0] // 2):  # of fold 0
-        with drawn_copies([other, *images[1:]], fold, maps_of, 0, None, 128) as copies:
+        with drawn_copies([other, *images[1:]], fold, maps_of, 128, 0) as copies:
             found.append(learn_without_folds(copies, fold, 4, 0, CPU))
     (first, unseen_fn), (second, _) = found
     assert unseen_fn.sum(1).tolist() == [24] * 4
@@ -110,7 +110,7 @@ def test_what_is_learned_without_a_fold_knows_nothing_of_it() -> None:
 
 def test_of_many_images_some_lend_one_copy_each() -> None:
     """Learning would take longer for each image that a line has."""
-    with drawn_copies(smooth(100, seed=0), np.zeros(100, int), maps_of, 0, None, 64) as copies:
+    with drawn_copies(smooth(100, seed=0), np.zeros(100, int), maps_of, 64, 0) as copies:
         assert len(set(copies.image_m.tolist())) == len(copies.image_m) == 64
 
 

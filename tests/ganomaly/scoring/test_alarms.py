@@ -56,7 +56,7 @@ def logits(n: int, seed: int) -> torch.Tensor:
 
 def drawn_defects() -> DrawnDefects:
     """Fitted on 60 good images, of which 40 were learned from."""
-    found = DrawnDefects.fit(logits(60, seed=0), np.arange(60) < 40)
+    found = DrawnDefects.fit(logits(60, seed=0).numpy(), np.arange(60) < 40)
     assert found is not None
     return found
 
@@ -73,11 +73,24 @@ def test_what_looks_like_a_defect_on_all_good_parts_is_none_and_elsewhere_it_is(
     assert found[1, 2] == 0
 
 
+def test_a_few_odd_good_images_do_not_deafen() -> None:
+    """One scratched part among those that were taken for good would hide small defects on all others."""
+    odd = logits(100, seed=0)
+    odd[0, 3, 5] = odd[70, 0, 1] = odd[80, 2, 2] = 8.0  # one that was learned from, two that were not
+    drawn = DrawnDefects.fit(odd.numpy(), np.arange(100) < 60)
+    plain = DrawnDefects.fit(logits(100, seed=0).numpy(), np.arange(100) < 60)
+    assert drawn is not None
+    assert plain is not None
+    spotted = logits(1, seed=2)
+    spotted[0, 3, 5] = 3.0
+    assert float(drawn.deviations(spotted)[0, 3, 5]) > 0.8 * float(plain.deviations(spotted)[0, 3, 5]) > 0
+
+
 def test_a_place_that_is_not_judged_raises_no_alarm_and_no_bar() -> None:
     """An ignored area would be flagged, or hide defects elsewhere."""
     masked = logits(60, seed=0)
     masked[:, 0] = NOT_JUDGED
-    drawn = DrawnDefects.fit(masked, np.arange(60) < 40)
+    drawn = DrawnDefects.fit(masked.numpy(), np.arange(60) < 40)
     assert drawn is not None
     spotted = logits(1, seed=2)
     spotted[0, 3, 5], spotted[:, 0] = 3.0, NOT_JUDGED
@@ -88,8 +101,8 @@ def test_a_place_that_is_not_judged_raises_no_alarm_and_no_bar() -> None:
 
 def test_too_few_other_images_cannot_tell_what_new_ones_reach() -> None:
     """Images that were learned from reach less than new ones: half of these would be flagged."""
-    assert DrawnDefects.fit(logits(60, seed=0), np.arange(60) < 53) is None
-    assert DrawnDefects.fit(logits(60, seed=0), np.zeros(60, dtype=bool)) is None
+    assert DrawnDefects.fit(logits(60, seed=0).numpy(), np.arange(60) < 53) is None
+    assert DrawnDefects.fit(logits(60, seed=0).numpy(), np.zeros(60, dtype=bool)) is None
 
 
 def test_drawn_defects_are_saved() -> None:
