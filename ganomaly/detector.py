@@ -29,7 +29,7 @@ HEAT_MAP_SAMPLE = 256
 
 
 class Detector:
-    """A judge of images with its recipe and calibration.
+    """A judge of images with its recipe and calibration. What scores or saves raises ValueError before `calibrate`.
 
     Args:
         config: everything that defines the detector.
@@ -157,7 +157,7 @@ class Detector:
         """
         if not 0 < false_reject_rate < 1:
             raise ValueError(f"false_reject_rate = {false_reject_rate}: must be more than 0 and less than 1")
-        calibration = self._calibrated()
+        calibration = self.calibrated
         other = calibration.with_rate(false_reject_rate)
         rates = {"false_reject_rate": false_reject_rate, "sure_rate": other.sure_rate}
         promise = CalibrationConfig.model_validate(self.config.calibration.model_dump() | rates)
@@ -183,11 +183,7 @@ class Detector:
         return Calibration.fit(scores, *rates, fold_size, trimmed_share, promise.sure_rate)
 
     def score(self, images: Sequence[ImageSource]) -> list[ImageScore]:
-        """Judge images: encoded bytes, paths or arrays. One result for each, in their order; bad input never raises.
-
-        Raises:
-            ValueError: if the detector is not calibrated.
-        """
+        """Judge images: encoded bytes, paths or arrays. One result for each, in their order; bad input never raises."""
         prepared = list(self.prepare_all(images))
         scores = iter(self.score_prepared(self.stack(prepared, np.ones(len(prepared), dtype=bool))))
         return [
@@ -195,27 +191,18 @@ class Detector:
         ]
 
     def score_prepared(self, images_nhwc: PreparedImages) -> list[ImageScore]:
-        """Judge prepared images, uint8 (N, S, S, C).
-
-        Raises:
-            ValueError: if the detector is not calibrated.
-        """
-        self._calibrated()
+        """Judge prepared images, uint8 (N, S, S, C)."""
         return self._image_scores(self.raw_scores(images_nhwc))
 
     def score_and_map(self, images_nhwc: PreparedImages) -> list[tuple[ImageScore, NDArray[np.float32] | None]]:
-        """`score_prepared` and, for each flagged image, its heat map (H', W') of one pass through the networks.
-
-        Raises:
-            ValueError: if the detector is not calibrated.
-        """
-        judged = self.judge.raw_scores_and_maps(images_nhwc, self._calibrated().flagged)
+        """`score_prepared` and, for each flagged image, its heat map (H', W') of one pass through the networks."""
+        judged = self.judge.raw_scores_and_maps(images_nhwc, self.calibrated.flagged)
         scores = self._image_scores(np.array([raw for raw, _ in judged], dtype=np.float64))
         heats = [None if map_hw is None else self._heat(map_hw[None])[0] for _, map_hw in judged]
         return list(zip(scores, heats, strict=True))
 
     def _image_scores(self, raw_n: NDArray[np.float64]) -> list[ImageScore]:
-        calibration = self._calibrated()
+        calibration = self.calibrated
         sure_n = calibration.is_sure(raw_n)
         columns = (raw_n, calibration.normalise(raw_n), calibration.p_value(raw_n), calibration.flagged(raw_n), sure_n)
         return [
@@ -232,12 +219,7 @@ class Detector:
         return self.judge.raw_scores_by_method(images_nhwc)
 
     def heat_maps(self, images_nhwc: PreparedImages) -> NDArray[np.float32]:
-        """Heat maps (N, H', W') of prepared images, uint8 (N, H, W, C): from 0 up, 1.0 is the map's reject limit.
-
-        Raises:
-            ValueError: if the detector is not calibrated.
-        """
-        self._calibrated()
+        """Heat maps (N, H', W') of prepared images, uint8 (N, H, W, C): from 0 up, 1.0 is the map's reject limit."""
         return self._heat(self.judge.maps(images_nhwc))
 
     def _heat(self, map_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -245,12 +227,8 @@ class Detector:
         return self.heat.heat(map_nhw)
 
     def save(self, folder: str | Path) -> None:
-        """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.saving`.
-
-        Raises:
-            ValueError: if the detector is not calibrated.
-        """
-        calibration = self._calibrated()
+        """Write the detector as a folder of one JSON and two safetensors files; see `ganomaly.saving`."""
+        calibration = self.calibrated
         assert self.heat is not None
         statistics = {
             "heat.mean": self.heat.mean_hw,
@@ -318,7 +296,13 @@ class Detector:
         size_px, channels = self.config.recipe.size_px, self.config.recipe.channels
         return np.array(usable, dtype=np.uint8).reshape(-1, size_px, size_px, channels)
 
-    def _calibrated(self) -> Calibration:
+    @property
+    def calibrated(self) -> Calibration:
+        """The calibration.
+
+        Raises:
+            ValueError: if the detector is not calibrated.
+        """
         if self.calibration is None:
             raise ValueError(NOT_FITTED)
         return self.calibration

@@ -1,4 +1,4 @@
-"""What a detector says about an image."""
+"""The answer of a detector about an image."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What `inspection verify`, `runs`, `decisions`, `flagged` and `review` show.
+"""Printed results of `inspection verify`, `runs`, `decisions`, `flagged`, `review` and `golden list`.
 
 What it shows is imported for type checkers only: a list of runs must not wait for torch and MLflow.
 """
@@ -183,6 +183,8 @@ def show_golden_images(screen: Console, line: str, images: Sequence[GoldenImage]
     """Print a line's golden images."""
     for image in images:
         origin = f", from {printable(image.source)} by {printable(image.who)}" if image.source else ""
-        screen.print(Text(f"{printable(image.image)}: {image.kind}, part {printable(image.part)}{origin}"))
+        text = f"{printable(image.image)}: {image.kind}, part {printable(image.part)}{origin}"
+        screen.print(Text(text), soft_wrap=True)
     if not images:
-        screen.print(f"{line}: no golden set; `inspection golden add {line} PART` begins one with a reviewed part")
+        text = f"{line}: no golden set; `inspection golden add {line} PART` begins one with a reviewed part"
+        screen.print(Text(text), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What commands print with: text for people at any width, JSON for programs; words for what several of them show.
+"""Printing of results: text for people at any width, JSON for programs; words that several commands share.
 
 What it shows is imported for type checkers only: a list of runs must not wait for torch and MLflow.
 """
@@ -113,7 +113,7 @@ def window_text(run: ScoringRun) -> str:
 
 
 def counts_text(run: ScoringRun) -> str:
-    """What became of a run's images."""
+    """The accounting of a run's images."""
     return (
         f"{run.listed} listed = {run.scored} scored + {run.already_scored} scored before + {run.unusable} unusable + "
         f"{run.failed} failed; {run.flagged} flagged"

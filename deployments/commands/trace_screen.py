@@ -1,4 +1,4 @@
-"""What `inspection trace` shows: everything behind a part's verdicts.
+"""Printed result of `inspection trace`: everything behind a part's verdicts.
 
 What it shows is imported for type checkers only: a list of runs must not wait for torch and MLflow.
 """

@@ -158,8 +158,7 @@ def _summarise(systems: "Systems", night: "NightResult", bucket: Path, seconds: 
 
     line = systems.line.name
     detector = pin_model.fn(systems, night.model_version, "cpu").detector
-    calibration = detector.calibration
-    assert calibration is not None
+    calibration = detector.calibrated
     scores = systems.store.scores.of_window(line, LAST_DAY, LAST_DAY, night.model_version, calibration.id)
     truth = {cell.key: cell.defect_probability == 1 for cell in week_of(line) if cell.defect_probability in (0, 1)}
     found = evaluate(scores, truth)

@@ -132,7 +132,6 @@ def _fit(
         plan = detector.plan(prepared, parts)
         _learn(bar, detector, prepared, plan)
     detector.save(output)
-    assert detector.calibration is not None
     typer.echo(f"{plan.summary}{_unusable_summary(images, prepared)}")
     if plan.suspects:
         named = ", ".join(shown(images[at]) for at in plan.suspects[:NAMED_UNUSABLE])
@@ -145,7 +144,7 @@ def _fit(
     typer.echo(f"recipe: {detector.config.recipe.summary}")
     if detector.judge.summary is not None:
         typer.echo(detector.judge.summary)
-    typer.echo(detector.calibration.promise)
+    typer.echo(detector.calibrated.promise)
     typer.echo(f"saved to {shown(output)}")
 
 

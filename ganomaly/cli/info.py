@@ -44,8 +44,7 @@ def _of_pixels(config: "DetectorConfig") -> dict[str, Any]:
 def _facts(detector: "Detector", folder: Path) -> dict[str, Any]:
     from ganomaly.saving import CALIBRATION_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
 
-    calibration, config = detector.calibration, detector.config
-    assert calibration is not None
+    calibration, config = detector.calibrated, detector.config
     document = json.loads((folder / DESCRIPTION_FILE).read_bytes())
     files = (DESCRIPTION_FILE, WEIGHTS_FILE, CALIBRATION_FILE)
     return {

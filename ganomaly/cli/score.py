@@ -116,10 +116,9 @@ def _write_overlay(detector: "Detector", source: Path, pixels: "NDArray[np.uint8
 
 
 def _score_summary(detector: "Detector", counts: Counter[str], others: Counter[str], output: Path) -> str:
-    assert detector.calibration is not None
     verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("ok", "flagged", "unusable"))
     images = f"{counts.total()} images: {verdicts}{ignored(others)}"
-    return f"{images}\n{detector.calibration.promise}\nscores in {shown(output)}"
+    return f"{images}\n{detector.calibrated.promise}\nscores in {shown(output)}"
 
 
 def _check_table(output: Path) -> None:

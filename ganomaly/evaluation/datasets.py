@@ -67,15 +67,7 @@ def mnist(root: Path, *, download: bool = False) -> DataSet:
 
 
 def cifar10(root: Path, *, download: bool = False) -> DataSet:
-    """60,000 small photos of ten classes, 32 x 32 px RGB: training and test images pooled.
-
-    Args:
-        root: the folder that holds ``cifar-10-batches-py``.
-        download: fetch them if they are not there.
-
-    Raises:
-        FileNotFoundError: if they are not there and may not be fetched.
-    """
+    """60,000 small photos of ten classes, 32 x 32 px RGB, as `mnist`; root holds ``cifar-10-batches-py``."""
     return _torchvision("CIFAR10", root, download)
 
 

@@ -1,21 +1,11 @@
-"""The measurements of folders as CSV and as Markdown: means over seeds."""
+"""The measurements of folders as Markdown: means over seeds."""
 
-import csv
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 
 from ganomaly.evaluation.baselines import BASELINES
 from ganomaly.evaluation.folders import DETECTOR, FolderRow
-
-
-def write_csv(rows: Sequence[FolderRow], path: Path) -> None:
-    """All rows as they are."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+from ganomaly.evaluation.paper.tables import mean_over
 
 
 def markdown(rows: Sequence[FolderRow], command: str, machine: str) -> str:
@@ -106,8 +96,4 @@ def _optional(rows: Sequence[FolderRow], field: str) -> str:
 
 
 def _auroc_text(rows: Sequence[FolderRow]) -> str:
-    if not rows:
-        return "-"
-    values = [row.auroc for row in rows]
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}"
+    return str(mean_over([row.auroc for row in rows]) or "-")

@@ -19,7 +19,7 @@ from ganomaly.detector import Detector
 from ganomaly.errors import TrainingDataError
 from ganomaly.evaluation.baselines import BASELINES
 from ganomaly.evaluation.datasets import elpv, split, unite_near_duplicates
-from ganomaly.evaluation.metrics import aupimo, image_auroc, map_figures
+from ganomaly.evaluation.metrics import aupimo, aupro, image_auroc
 from ganomaly.images.preparation import ImageSource, Prepared, read_image
 from ganomaly.images.quality import QualityGate
 from ganomaly.images.recipe import Recipe
@@ -180,8 +180,7 @@ def run_set(
 
 
 def _judged(detector: Detector, data: InspectionSet, row: FolderRow) -> Iterator[FolderRow]:
-    calibration = detector.calibration
-    assert calibration is not None
+    calibration = detector.calibrated
     usable = np.zeros(len(data.test), dtype=bool)
     raw: dict[str, list[NDArray[np.float64]]] = {}
     masks, maps, judging_s = [], [], 0.0
@@ -207,7 +206,7 @@ def _judged(detector: Detector, data: InspectionSet, row: FolderRow) -> Iterator
     yield replace(
         _with_second_promise(row, calibration, data, scores[flagging], usable),
         auroc=_auroc(data, usable, scores[flagging]),
-        aupro=map_figures(masks, maps).aupro if has_masks else None,
+        aupro=aupro(masks, maps) if has_masks else None,
         aupimo=aupimo(masks, maps) if has_masks else None,
         false_rejects=float(good.mean()),
         promised=calibration.false_reject_rate,

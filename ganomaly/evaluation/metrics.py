@@ -1,12 +1,11 @@
 """Figures of merit from scores, maps and truth alone: pure functions that know no detector.
 
-Both figures for maps are areas under a curve over the false-positive rate. They are exact, ties included, and need no
-list of thresholds: a defect pixel counts as found from the false-positive rate at which the threshold has come down to
-its heat, so that each adds its weight times what is left of the axis. One sort of the good pixels gives all rates.
+The area under the per-region overlap is exact, ties included, and needs no list of thresholds: a defect pixel counts as
+found from the false-positive rate at which the threshold has come down to its heat, so that each adds its weight times
+what is left of the axis. One sort of the good pixels gives all rates.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -30,28 +29,6 @@ def image_auroc(abnormal_n: NDArray[np.bool_], scores_n: NDArray[np.floating]) -
     return float(roc_auc_score(abnormal_n, scores_n))
 
 
-@dataclass(frozen=True)
-class MapFigures:
-    """How well heat maps point at the defects.
-
-    Attributes:
-        pixel_auroc: see `pixel_auroc`.
-        aupro: see `aupro`.
-    """
-
-    pixel_auroc: float
-    aupro: float
-
-
-def pixel_auroc(masks: Masks, maps: Maps) -> float:
-    """Chance that a defect pixel is hotter than a good one, over the pixels of all images, in [0, 1].
-
-    Raises:
-        ValueError: if no pixel is good or none is a defect, shapes differ, or heat is not finite.
-    """
-    return map_figures(masks, maps).pixel_auroc
-
-
 def aupro(masks: Masks, maps: Maps, *, limit: float = 0.3) -> float:
     """Area under the per-region overlap, as MVTec AD has it (Bergmann et al. 2021, IJCV 129), in [0, 1].
 
@@ -60,25 +37,13 @@ def aupro(masks: Masks, maps: Maps, *, limit: float = 0.3) -> float:
     all good pixels from 0 to `limit` and divided by `limit`. A map that knows nothing gets `limit` / 2: 0.15.
 
     Raises:
-        ValueError: as `pixel_auroc`, and for a limit outside of (0, 1].
-    """
-    return map_figures(masks, maps, limit=limit).aupro
-
-
-def map_figures(masks: Masks, maps: Maps, *, limit: float = 0.3) -> MapFigures:
-    """Pixel AUROC and AUPRO, for the price of one.
-
-    Raises:
-        ValueError: as `aupro`.
+        ValueError: if no pixel is good or none is a defect, shapes differ, heat is not finite, or for a limit outside
+            of (0, 1].
     """
     if not 0 < limit <= 1:
         raise ValueError(f"limit = {limit}: must lie above 0 and be at most 1")
     good, heat, weights = _pixels(masks, maps)
-    rates = _rates(good, heat)
-    return MapFigures(
-        pixel_auroc=_area(rates, np.full(len(heat), 1 / len(heat)), 1.0),
-        aupro=_area(rates, weights, limit) / limit,
-    )
+    return _area(_rates(good, heat), weights, limit) / limit
 
 
 def _pixels(masks: Masks, maps: Maps) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.float64]]:

@@ -32,9 +32,8 @@ class DetectorGraph(nn.Module):
 
     def __init__(self, detector: Detector, height_px: int, width_px: int, white: int) -> None:
         super().__init__()
-        judge, calibration, heat = detector.judge, detector.calibration, detector.heat
+        judge, calibration, heat = detector.judge, detector.calibrated, detector.heat
         assert isinstance(judge, FeatureJudge)
-        assert calibration is not None
         assert heat is not None
         self._recipe, self._white = detector.config.recipe, white
         self.gate = GateGraph(detector.config.quality, height_px, width_px, white)

@@ -213,8 +213,7 @@ def _compare(camera: _Camera, judged: Sequence[ImageScore], run: Run) -> Compari
 
 
 def _write_rest(detector: Detector, camera: _Camera, comparison: Comparison, folder: Path, kind: Format) -> None:
-    calibration = detector.calibration
-    assert calibration is not None
+    calibration = detector.calibrated
     about = {
         "format": kind,
         "input": {

@@ -1,6 +1,6 @@
 """Arithmetic on pixels and masks: other sizes, other channels, local contrast."""
 
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -73,14 +73,13 @@ def mask_scaled(mask_hw: NDArray[np.bool_] | None, height_px: int, width_px: int
     return resized(mask_hw.astype(np.float32), height_px, width_px) > 0
 
 
-def shrunk_to_keep(region: Pixels) -> Pixels:
-    """A region small enough to keep many of, and large enough to learn a frame from."""
-    scale = SHRUNK_PX / max(region.shape[:2])
+def shrunk(image: Pixels, side_px: int) -> Pixels:
+    """The image with at most so many pixels on its longer side; itself where it has no more."""
+    scale = side_px / max(image.shape[:2])
     if scale >= 1:
-        return region.copy()
-    size = max(1, round(region.shape[1] * scale)), max(1, round(region.shape[0] * scale))
-    shrunk: Any = cv2.resize(region, size, interpolation=cv2.INTER_AREA)
-    return shrunk  # type: ignore[no-any-return]  # of the region's own type
+        return image
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return cast("Pixels", cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 def local_contrast(unit: NDArray[np.float32], side_px: int, noise_level: float) -> NDArray[np.float32]:

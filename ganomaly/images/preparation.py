@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ganomaly.errors import ImageError
 from ganomaly.images.decoding import decode_image, decode_reduced
 from ganomaly.images.formats.common import Pixels
-from ganomaly.images.quality import QualityFigures, QualityGate, small_copy
+from ganomaly.images.pixels import shrunk
+from ganomaly.images.quality import MEASURED_SIDE_PX, QualityFigures, QualityGate
 from ganomaly.images.recipe import Recipe
 from ganomaly.images.recipe_fitting import fit_recipe
 
@@ -142,7 +143,7 @@ def fit_to_line(recipe: Recipe, gate: QualityGate, sources: Sequence[ImageSource
 def _copied(images: Iterable[Pixels], copies: list[tuple[Pixels, tuple[int, int]]]) -> Iterator[Pixels]:
     """The images as they come; small copies and sizes (H, W) are kept."""
     for image in images:
-        copies.append((small_copy(image), (image.shape[0], image.shape[1])))
+        copies.append((shrunk(image, MEASURED_SIDE_PX), (image.shape[0], image.shape[1])))
         yield image
 
 

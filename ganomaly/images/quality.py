@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from ganomaly.errors import ImageError
 from ganomaly.images.formats.common import Pixels
+from ganomaly.images.pixels import shrunk
 
 MEASURED_SIDE_PX = 256
 SATURATED = 0.98
@@ -49,19 +51,6 @@ class QualityFigures:
     centre_y: float = 0.5
 
 
-@dataclass(frozen=True)
-class Fault:
-    """Why an image cannot be judged.
-
-    Attributes:
-        reason: "too_small", "underexposed", "overexposed", "blank" or "blurred".
-        detail: the figure found and what is allowed.
-    """
-
-    reason: str
-    detail: str
-
-
 class QualityGate(BaseModel):
     """The figures an image must reach. The defaults refuse what is of no use on any line.
 
@@ -98,7 +87,7 @@ class QualityGate(BaseModel):
         height_px, width_px = full_size or image.shape[:2]
         if image.size == 0:
             return QualityFigures(width_px, height_px, 0.0, 0.0, 0.0, 0.0)
-        small = small_copy(image)
+        small = shrunk(image, MEASURED_SIDE_PX)
         grey = small if small.ndim == 2 else cast("Pixels", cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         red, blue = _colour(small)
         white = np.iinfo(image.dtype).max
@@ -118,25 +107,28 @@ class QualityGate(BaseModel):
             centre_y=centre_y,
         )
 
-    def judge(self, figures: QualityFigures) -> Fault | None:
-        """The first fault of an image with these figures; None if it is fit to judge."""
+    def judge(self, figures: QualityFigures) -> ImageError | None:
+        """The first fault of an image with these figures; None if it is fit to judge.
+
+        Reasons are "too_small", "underexposed", "overexposed", "blank" and "blurred".
+        """
         side_px = min(figures.width_px, figures.height_px)
         if side_px < self.min_side_px:
-            return Fault("too_small", f"the shorter side has {side_px} px, at least {self.min_side_px} px needed")
+            return ImageError("too_small", f"the shorter side has {side_px} px, at least {self.min_side_px} px needed")
         if figures.brightness < self.min_brightness:
-            return Fault(
+            return ImageError(
                 "underexposed", f"brightness {figures.brightness:.3f}, at least {self.min_brightness:g} needed"
             )
         if figures.saturated_fraction > self.max_saturated_fraction:
-            return Fault(
+            return ImageError(
                 "overexposed",
                 f"{figures.saturated_fraction:.1%} of the pixels are near white, at most "
                 f"{self.max_saturated_fraction:.1%} allowed",
             )
         if figures.contrast < self.min_contrast:
-            return Fault("blank", f"contrast {figures.contrast:.4f}, at least {self.min_contrast:g} needed")
+            return ImageError("blank", f"contrast {figures.contrast:.4f}, at least {self.min_contrast:g} needed")
         if figures.sharpness < self.min_sharpness:
-            return Fault("blurred", f"sharpness {figures.sharpness:.3f}, at least {self.min_sharpness:g} needed")
+            return ImageError("blurred", f"sharpness {figures.sharpness:.3f}, at least {self.min_sharpness:g} needed")
         return None
 
     def fitted_to(self, figures: Sequence[QualityFigures]) -> Self:
@@ -176,16 +168,6 @@ class QualityGate(BaseModel):
 
 def _many(failed_n: NDArray[np.bool_]) -> bool:
     return failed_n.size > 0 and float(failed_n.mean()) > OF_ITS_KIND
-
-
-def small_copy(image: Pixels) -> Pixels:
-    """The image at the size that is measured; itself where it has no more pixels."""
-    height, width = image.shape[:2]
-    scale = MEASURED_SIDE_PX / max(height, width)
-    if scale >= 1:
-        return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cast("Pixels", cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 def _colour(image: Pixels) -> tuple[float, float]:

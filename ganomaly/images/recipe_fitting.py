@@ -10,7 +10,7 @@ import numpy as np
 from ganomaly.errors import ImageError, TrainingDataError
 from ganomaly.images.formats.common import Pixels
 from ganomaly.images.frame import FEWEST, fit_reference
-from ganomaly.images.pixels import shrunk_to_keep
+from ganomaly.images.pixels import SHRUNK_PX, shrunk
 from ganomaly.images.recipe import Mask, Recipe
 from ganomaly.images.recipe_settings import FEWER_BITS
 
@@ -39,8 +39,8 @@ def fit_recipe(recipe: Recipe, images: Iterable[Pixels]) -> Recipe:
     for image in images:
         with suppress(ImageError):
             region, size = recipe.crop(image), (image.shape[0], image.shape[1])
-            shrunk = shrunk_to_keep(region)
-            found.append(_LookedAt(size, region.shape[:2], shrunk, recipe.ignored_at(size, size, shrunk.shape)))
+            small = shrunk(region, SHRUNK_PX).copy()  # a view would keep the whole image in memory
+            found.append(_LookedAt(size, region.shape[:2], small, recipe.ignored_at(size, size, small.shape)))
             brightest = max(brightest, int(image.max()) if image.dtype == np.uint16 else 0)
     if recipe.is_partial and recipe.camera_px is None and found:
         camera_px, _ = Counter(one.camera_px for one in found).most_common(1)[0]

@@ -1,4 +1,4 @@
-"""What a recipe says: the settings of how a camera image becomes the network's input, and words for them."""
+"""Settings of a recipe, by which a camera image becomes the network's input, and words for them."""
 
 from typing import Literal
 
@@ -128,7 +128,7 @@ class RecipeSettings(BaseModel):
 
     @property
     def areas_in_words(self) -> str:
-        """Which areas are looked at, as the end of a sentence; nothing where all are."""
+        """The areas that are looked at, as the end of a sentence; nothing where all are."""
         said = [f" in {len(self.include)} polygon{'' if len(self.include) == 1 else 's'}"] if self.include else []
         ignored = [f"{len(self.ignore)} polygon{'' if len(self.ignore) == 1 else 's'}"] if self.ignore else []
         ignored += [] if self.mask is None else ["a mask"]

@@ -266,7 +266,7 @@ class _Tracer:
         snapshot = snapshot or (registered.snapshot_id if registered else "")
         detector, files = self._load(registered, calibration_id, problem)
         manifest, snapshot_check = self._check_snapshot(registered, snapshot, problem)
-        calibration = detector.calibration if detector else None
+        calibration = detector.calibrated if detector else None
         model = TracedModel(
             name=model_name(line),
             version=version,
@@ -302,9 +302,8 @@ class _Tracer:
             return None, Check("damaged", str(error))
         if detector is None:
             return None, Check(NOT_CHECKED, problem)
-        assert detector.calibration is not None
-        if detector.calibration.id != calibration_id:
-            return None, Check("damaged", f"its calibration is {detector.calibration.id}")
+        if detector.calibrated.id != calibration_id:
+            return None, Check("damaged", f"its calibration is {detector.calibrated.id}")
         return detector, Check("whole")
 
     def _check_snapshot(

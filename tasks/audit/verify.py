@@ -143,11 +143,10 @@ def _load(archive: Archive, run: ScoringRun, device: str) -> Detector:
     except ValueError as error:
         raise VerificationError(str(error)) from None
     detector = registry.load_detector(version, archive.settings.work_dir / "models", device)
-    assert detector.calibration is not None
-    if detector.calibration.id != run.calibration_id:
+    if detector.calibrated.id != run.calibration_id:
         raise VerificationError(
             f"run {run.id} was judged with calibration {run.calibration_id}, but {version.uri} in MLflow at "
-            f"{registry.address} has {detector.calibration.id}: it is not the model that judged"
+            f"{registry.address} has {detector.calibrated.id}: it is not the model that judged"
         )
     return detector
 
@@ -158,8 +157,7 @@ def _recompute(
     listed = [
         ListedImage(i.key, i.etag, i.part, i.view, i.production_date, i.captured_at, i.size_bytes) for i in records
     ]
-    config, calibration, tolerance = detector.config, detector.calibration, TOLERANCES[detector.judge.precision]
-    assert calibration is not None
+    config, calibration, tolerance = detector.config, detector.calibrated, TOLERANCES[detector.judge.precision]
     found = fetch_images(archive.objects, listed, config.recipe, config.quality, threads=THREADS)
     outcomes = [_without_score(*each) for each in zip(chunk, records, found, strict=True)]
     to_score = np.array([outcome is None for outcome in outcomes], dtype=bool)

@@ -117,11 +117,7 @@ class ObjectStore:
         return f"s3://{self.bucket}/{key}"
 
     def list_objects(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key begins with `prefix`, in the order of their keys (UTF-8), page by page.
-
-        Raises:
-            ObjectStoreError: names the bucket, the prefix and the reason.
-        """
+        """All objects whose key begins with `prefix`, in the order of their keys (UTF-8), page by page."""
         token = ""
         while True:
             page = self._list_page(prefix, token)
@@ -198,11 +194,7 @@ class ObjectStore:
             raise WrongBytesError
 
     def put(self, key: str, data: bytes, content_type: str) -> str:
-        """Write an object, replacing what was there; gives its ETag.
-
-        Raises:
-            ObjectStoreError: names ``s3://bucket/key`` and the reason.
-        """
+        """Write an object, replacing what was there; gives its ETag."""
 
         def write(client: BaseClient) -> str:
             return _answered_etag(client.put_object(Bucket=self.bucket, Key=key, Body=data, ContentType=content_type))
@@ -223,11 +215,7 @@ class ObjectStore:
         return etag
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object with exactly this key.
-
-        Raises:
-            ObjectStoreError: names ``s3://bucket/key`` and the reason.
-        """
+        """Whether there is an object with exactly this key."""
         try:
             self._request("look for", key, lambda client: client.head_object(Bucket=self.bucket, Key=key))
         except ObjectMissingError:
@@ -235,11 +223,7 @@ class ObjectStore:
         return True
 
     def create_bucket_if_missing(self) -> None:
-        """Create the bucket unless it is there. For the embedded server; a plant's bucket is made by its owner.
-
-        Raises:
-            ObjectStoreError: names the bucket and the reason.
-        """
+        """Create the bucket unless it is there. For the embedded server; a plant's bucket is made by its owner."""
 
         def create(client: BaseClient) -> None:
             region = client.meta.region_name

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.errors import OperatingError
@@ -79,7 +78,7 @@ class NightDrift:
         return not {record.figure for record in self.changed} <= released
 
 
-@task(name="compare-with-usual", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="compare-with-usual", **NETWORK_STEP, persist_result=False)
 def compare_with_usual(
     systems: Systems, model: PinnedModel, run_id: str, window: Window, listing: Listing
 ) -> NightDrift:
@@ -88,8 +87,7 @@ def compare_with_usual(
     Where MLflow does not tell what the model learned from, the scores alone are compared: a night does not fail for it.
     """
     line, store = systems.line.name, systems.store
-    calibration = model.detector.calibration
-    assert calibration is not None
+    calibration = model.detector.calibrated
     usual = store.drift.figures(line, _some(_learned_from(systems, model)))
     night = store.drift.figures(line, _some([image.identity for image in listing.images]))
     scores = store.scores.raw(line, window.start, window.end, model.version.version, calibration.id)
@@ -121,7 +119,7 @@ def release_window(systems: Systems, window: Window, who: str, why: str) -> int:
     line, store = systems.line.name, systems.store
     if not who.strip() or not why.strip():
         raise ReleaseError("a release needs the name of who says so (--who) and why (--why)")
-    run = store.drift.newest_run(line, window.start, window.end)
+    run = store.runs.newest(line, window.start, window.end, compared=True)
     drift = None if run is None else recall_drift(systems, run.id, window, run.model_version)
     if run is None or drift is None or not drift.changed:
         raise ReleaseError(f"{line}, {window}: nothing is withheld; `inspection runs {line}` lists what was judged")

@@ -9,7 +9,6 @@ from contextlib import closing
 
 import numpy as np
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly.images.preparation import read_image
@@ -21,20 +20,21 @@ from tasks.night.fetching import FetchedImage, fetch_chunks, fetch_images
 from tasks.night.listing import ListedImage, Listing
 from tasks.process import finish_before_stopping
 from tasks.steps import NETWORK_STEP
+from tasks.store.drift import FIGURES
 from tasks.store.rows import ImageRecord
 from tasks.systems import Systems
 
 LOOKED_AT_FOR_BITS = 16
 
 
-@task(name="drop-recorded", cache_policy=NO_CACHE, persist_result=False)
+@task(name="drop-recorded", persist_result=False)
 def drop_recorded(systems: Systems, window: Window, listing: Listing) -> tuple[ListedImage, ...]:
     """The listed images that the report store does not know in this very version (key and etag)."""
     known = systems.store.images.known(systems.line.name, window.start, window.end)
     return tuple(image for image in listing.images if image.identity not in known)
 
 
-@task(name="decide-bits", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="decide-bits", **NETWORK_STEP, persist_result=False)
 def decide_bits(systems: Systems, images: Sequence[ListedImage]) -> Recipe:
     """The line's recipe with the bits that its camera fills, as some of the images show: 12 of 16 are not underexposed.
 
@@ -60,7 +60,7 @@ def _decodes(found: FetchedImage) -> bool:
     return found.prepared.figures is not None
 
 
-@task(name="ingest-shard", task_run_name="ingest {number}", cache_policy=NO_CACHE, persist_result=False)
+@task(name="ingest-shard", task_run_name="ingest {number}", persist_result=False)
 def ingest_shard(systems: Systems, recipe: Recipe, images: Sequence[ListedImage], number: str) -> IngestCounts:
     """Fetch, check and record images, chunk by chunk; one that cannot be fetched is named and left for the next run."""
     logger, line, counts = get_run_logger(), systems.line, IngestCounts()
@@ -100,13 +100,5 @@ def image_record(found: FetchedImage) -> ImageRecord:
         sha256=found.sha256,
         usable=prepared.usable,
         reason=prepared.reason,
-        width_px=None if figures is None else figures.width_px,
-        height_px=None if figures is None else figures.height_px,
-        brightness=None if figures is None else figures.brightness,
-        contrast=None if figures is None else figures.contrast,
-        sharpness=None if figures is None else figures.sharpness,
-        red=None if figures is None else figures.red,
-        blue=None if figures is None else figures.blue,
-        centre_x=None if figures is None else figures.centre_x,
-        centre_y=None if figures is None else figures.centre_y,
+        **{name: getattr(figures, name, None) for name in ("width_px", "height_px", *FIGURES)},
     )

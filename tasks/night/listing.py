@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.bucket.bucket import ObjectInfo
 from tasks.lines.line import LineConfig
@@ -72,7 +71,7 @@ class Listing:
         return len(self.images) + len(self.strays)
 
 
-@task(name="list-window", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="list-window", **NETWORK_STEP, persist_result=False)
 def list_window(systems: Systems, window: Window) -> Listing:
     """List the window's objects and read part, view and production date from their keys."""
     images: list[ListedImage] = []

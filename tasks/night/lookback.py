@@ -3,12 +3,11 @@
 from datetime import date, timedelta
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.systems import Systems
 
 
-@task(name="days-to-revisit", cache_policy=NO_CACHE, persist_result=False)
+@task(name="days-to-revisit", persist_result=False)
 def days_to_revisit(systems: Systems, day: date) -> list[tuple[date, int]]:
     """The days before ``day`` that were judged before, within the line's lookback, and the model version that did.
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from ganomaly import Detector
+from ganomaly.images.pixels import shrunk
 from ganomaly.images.preparation import read_image
 from ganomaly.images.regions import Region, RegionRules, find_regions
 from ganomaly.scoring.heatmap import draw_overlay
@@ -40,10 +41,7 @@ def overlay_and_regions(
 
 def encode_jpeg(image: np.ndarray) -> bytes:
     """An image (H, W) or (H, W, 3) RGB of uint8 or uint16 as JPEG of at most 640 pixels a side."""
-    image8 = as_8bit(image)
-    scale = MAX_SIDE_PX / max(image8.shape[:2])
-    if scale < 1:
-        image8 = cv2.resize(image8, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    image8 = shrunk(as_8bit(image), MAX_SIDE_PX)
     bgr = cv2.cvtColor(image8, cv2.COLOR_RGB2BGR) if image8.ndim == 3 else image8
     ok, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert ok

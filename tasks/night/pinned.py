@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from ganomaly import Detector
 from tasks.registry.reaching import ModelRegistryError
@@ -26,11 +25,10 @@ class PinnedModel:
     @property
     def calibration_id(self) -> str:
         """The detector's calibration."""
-        assert self.detector.calibration is not None
-        return self.detector.calibration.id
+        return self.detector.calibrated.id
 
 
-@task(name="pin-model", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="pin-model", **NETWORK_STEP, persist_result=False)
 def pin_model(systems: Systems, version: int | None, device: str) -> PinnedModel:
     """Resolve the champion, or the version asked for, once, and load its detector.
 

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Literal
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.errors import OperatingError
@@ -63,7 +62,7 @@ def check_night(systems: Systems, window: Window, counts: RunCounts, drift: Nigh
         )
 
 
-@task(name="find-unfinished", cache_policy=NO_CACHE, persist_result=False)
+@task(name="find-unfinished", persist_result=False)
 def find_unfinished(systems: Systems, window: Window) -> int | None:
     """The model version with which the window's newest run did not come to its end: its report must be of one model.
 

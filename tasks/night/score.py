@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector, ImageScore
@@ -57,7 +56,7 @@ class OpenRun:
     report_key: str | None = None
 
 
-@task(name="drop-scored", cache_policy=NO_CACHE, persist_result=False)
+@task(name="drop-scored", persist_result=False)
 def drop_scored(systems: Systems, window: Window, listing: Listing, model: PinnedModel) -> WorkPlan:
     """Leave out what this model version has judged before in this very version of the object (key and etag)."""
     detector = (model.version.version, model.calibration_id)
@@ -68,7 +67,7 @@ def drop_scored(systems: Systems, window: Window, listing: Listing, model: Pinne
     return WorkPlan(todo, len(listing.images) - len(todo) - unusable, unusable)
 
 
-@task(name="score-shard", task_run_name="score {number}", cache_policy=NO_CACHE, persist_result=False)
+@task(name="score-shard", task_run_name="score {number}", persist_result=False)
 def score_shard(
     systems: Systems,
     model: PinnedModel,

@@ -7,7 +7,6 @@ from datetime import date
 from itertools import islice
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.bucket.bucket import ObjectInfo
@@ -41,7 +40,7 @@ class Unseen:
         return sum(self.folders.values())
 
 
-@task(name="survey", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="survey", **NETWORK_STEP, persist_result=False)
 def survey(systems: Systems, besides: Collection[date]) -> Unseen:
     """Look through the line's whole prefix for objects that no run has recorded, judged or named.
 

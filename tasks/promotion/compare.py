@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.bucket.failures import ObjectStoreError
@@ -55,7 +54,7 @@ class Comparison:
         return f"In the shadow: {len(self.shadow):,} images of {nights} production dates seen by both; {counted}."
 
 
-@task(name="compare-models", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="compare-models", **NETWORK_STEP, persist_result=False)
 def compare_models(
     systems: Systems, challenger: PinnedModel, champion: PinnedModel, may_miss: Sequence[str]
 ) -> Comparison:
@@ -82,8 +81,7 @@ def compare_models(
     images, unseen = recent_images(systems, challenger, champion)
     recent = judge_with(detectors, _fetched(systems, images))
     logger.info("%d recent images judged by both models", len(recent.scores[CHALLENGER]))
-    calibration = challenger.detector.calibration
-    assert calibration is not None
+    calibration = challenger.detector.calibrated
     gate = decide(
         golden,
         recent,

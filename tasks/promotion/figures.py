@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector
+from ganomaly.images.pixels import shrunk
 from ganomaly.images.preparation import prepare_image, read_image
 from ganomaly.scoring.heatmap import draw_overlay
 from tasks.bucket.failures import ObjectStoreError
@@ -75,10 +75,10 @@ def disagreement_figure(systems: Systems, comparison: Comparison, detectors: dic
     rows = figure.subplots(3, len(shown), squeeze=False)
     for column, (title, data, normalised) in enumerate(shown):
         image = read_image(data, detectors[CHALLENGER].config.recipe)
-        rows[0][column].imshow(_small(image), cmap="gray")
+        rows[0][column].imshow(shrunk(as_8bit(image), SIDE_PX), cmap="gray")
         rows[0][column].set_title(title, fontsize=8, parse_math=False)
         for row, who in zip(rows[1:], (CHAMPION, CHALLENGER), strict=True):
-            row[column].imshow(_small(_overlay(detectors[who], data)))
+            row[column].imshow(shrunk(as_8bit(_overlay(detectors[who], data)), SIDE_PX))
             row[column].set_title(f"{who} {normalised[who]:.3f}", fontsize=8)
     for axes in rows.flat:
         axes.set_axis_off()
@@ -124,9 +124,3 @@ def _overlay(detector: Detector, data: bytes) -> np.ndarray:
     prepared = prepare_image(data, recipe, detector.config.quality)
     (heat_hw,) = detector.heat_maps(detector.stack([prepared], np.ones(1, dtype=bool)))  # noqa: PD013 - no table
     return draw_overlay(image, recipe.to_image_pixels(heat_hw, image), recipe.ignored(image.shape))
-
-
-def _small(image: np.ndarray) -> np.ndarray:
-    image8 = as_8bit(image)
-    scale = min(1.0, SIDE_PX / max(image8.shape[:2]))
-    return cv2.resize(image8, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from tasks.errors import OperatingError
@@ -57,7 +56,7 @@ def check_request(version: int | None, without_gate: str | None) -> None:
         )
 
 
-@task(name="find-candidates", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="find-candidates", **NETWORK_STEP, persist_result=False)
 def find_candidates(systems: Systems, version: int | None) -> Candidates:
     """The version asked for, or the challenger; and the champion, which is written down if no row explains it.
 
@@ -192,7 +191,7 @@ def tell_mlflow(
         get_run_logger().warning("the pages in MLflow do not say what was decided: %s", error)
 
 
-@task(name="tell-mlflow", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="tell-mlflow", **NETWORK_STEP, persist_result=False)
 def _tell_mlflow(
     systems: Systems,
     candidates: Candidates,

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.bucket.failures import ObjectStoreError
 from tasks.night.overlays import encode_jpeg
@@ -17,7 +16,7 @@ from tasks.systems import Systems
 from tasks.training.card import CARD, version_tags
 
 
-@task(name="recalibrate", cache_policy=NO_CACHE, persist_result=False)
+@task(name="recalibrate", persist_result=False)
 def recalibrate(systems: Systems, model: PinnedModel, false_reject_rate: float) -> ModelVersion:
     """Register the model's detector with the limit that its own calibration images give for another rate.
 
@@ -27,8 +26,7 @@ def recalibrate(systems: Systems, model: PinnedModel, false_reject_rate: float) 
     line, registry, detector = systems.line.name, systems.registry, model.detector
     before = detector.config.calibration.false_reject_rate
     detector.allow(false_reject_rate)
-    calibration = detector.calibration
-    assert calibration is not None
+    calibration = detector.calibrated
     manifest = registry.snapshot_manifest(model.version)
     tags = version_tags(detector, line) | {"limit_of_version": str(model.version.version)}
     with registry.training_run(line, f"{line} limit for {false_reject_rate:g}", {"line": line}) as run:

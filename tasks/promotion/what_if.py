@@ -85,8 +85,7 @@ def what_if(systems: Systems, model: PinnedModel, false_reject_rate: float, nigh
         NoScoresError: if the model judged nothing in these nights.
         TrainingDataError: if its calibration images are too few for the rate.
     """
-    line, calibration = systems.line.name, model.detector.calibration
-    assert calibration is not None
+    line, calibration = systems.line.name, model.detector.calibrated
     other = calibration.with_rate(false_reject_rate)
     end = systems.store.images.newest_day(line, systems.line.today()) or date.min
     start = max(date.min, end - timedelta(days=nights - 1)) if end != date.min else end

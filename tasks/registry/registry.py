@@ -41,7 +41,8 @@ class ModelRegistry:
     """MLflow's tracking server and model registry.
 
     User and password in an ``http(s)`` URI are handed over to MLflow's own variables ``MLFLOW_TRACKING_USERNAME`` and
-    ``MLFLOW_TRACKING_PASSWORD``: MLflow prints the URI in its messages.
+    ``MLFLOW_TRACKING_PASSWORD``: MLflow prints the URI in its messages. Every method raises RegistryUnreachableError
+    if the registry cannot be reached, or its files cannot be fetched.
 
     Args:
         tracking_uri: ``sqlite:///...``, ``http(s)://...`` or another URI that MLflow takes; also of the registry.
@@ -67,11 +68,7 @@ class ModelRegistry:
 
     @contextmanager
     def training_run(self, line: str, run_name: str, tags: Mapping[str, str]) -> Iterator[TrainingRun]:
-        """Open a run in the line's experiment; it ends as failed if the block raises.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """Open a run in the line's experiment; it ends as failed if the block raises."""
         with asking(self.address, "open a run"):
             self.select_experiment(model_name(line))
             run = mlflow.start_run(run_name=run_name, tags=dict(tags))
@@ -93,63 +90,35 @@ class ModelRegistry:
         mlflow.set_experiment(name)
 
     def champion(self, line: str) -> ModelVersion | None:
-        """The version that scores the line's nights, None if there is none yet.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """The version that scores the line's nights, None if there is none yet."""
         return self._lookup(lambda: self.client.get_model_version_by_alias(model_name(line), CHAMPION))
 
     def challenger(self, line: str) -> ModelVersion | None:
-        """The version that wants to become champion, None if there is none.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """The version that wants to become champion, None if there is none."""
         return self._lookup(lambda: self.client.get_model_version_by_alias(model_name(line), CHALLENGER))
 
     def version(self, line: str, version: int) -> ModelVersion | None:
-        """One version of the line's model, None if there is no such version.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """One version of the line's model, None if there is no such version."""
         return self._lookup(lambda: self.client.get_model_version(model_name(line), str(version)))
 
     def set_alias(self, version: ModelVersion, alias: str) -> None:
-        """Point an alias of the model at a version.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """Point an alias of the model at a version."""
         with asking(self.address, f"set @{alias}"):
             self.client.set_registered_model_alias(version.name, alias, str(version.version))
 
     def drop_alias(self, version: ModelVersion, alias: str) -> None:
-        """Take an alias from the model, whichever version has it.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """Take an alias from the model, whichever version has it."""
         with asking(self.address, f"drop @{alias}"):
             self.client.delete_registered_model_alias(version.name, alias)
 
     def description(self, version: ModelVersion) -> str:
-        """The Markdown that MLflow shows for a version.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """The Markdown that MLflow shows for a version."""
         with asking(self.address, f"read the description of {version.uri}"):
             found = self.client.get_model_version(version.name, str(version.version))
         return str(found.description or "")
 
     def describe(self, version: ModelVersion, description: str, tags: Mapping[str, str]) -> None:
-        """Give a version another description, cut to what MLflow holds, and tags beside those that it has.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """Give a version another description, cut to what MLflow holds, and tags beside those that it has."""
         number = str(version.version)
         with asking(self.address, f"describe {version.uri}"):
             self.client.update_model_version(version.name, number, description[:MOST_LETTERS])
@@ -157,20 +126,12 @@ class ModelRegistry:
                 self.client.set_model_version_tag(version.name, number, key, value)
 
     def describe_model(self, line: str, description: str) -> None:
-        """Give a line's registered model a description.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """Give a line's registered model a description."""
         with asking(self.address, "describe the model"):
             self.client.update_registered_model(model_name(line), description)
 
     def log_to(self, version: ModelVersion, texts: Mapping[str, str], figures: "Mapping[str, Figure]") -> None:
-        """Put files into the run that trained a version; names are paths among its artifacts.
-
-        Raises:
-            RegistryUnreachableError: if the registry cannot be reached.
-        """
+        """Put files into the run that trained a version; names are paths among its artifacts."""
         with asking(self.address, f"write to run {version.mlflow_run_id}"):
             for name, text in texts.items():
                 self.client.log_text(version.mlflow_run_id, text, name)
@@ -181,7 +142,6 @@ class ModelRegistry:
         """The manifest that a version's training logged; its `snapshot_id` is the version's.
 
         Raises:
-            RegistryUnreachableError: if it cannot be fetched.
             ModelRegistryError: if it is no manifest.
         """
         with tempfile.TemporaryDirectory() as folder:
@@ -198,7 +158,6 @@ class ModelRegistry:
         """The detector of a version, from ``cache`` if it was fetched before.
 
         Raises:
-            RegistryUnreachableError: if the version's files cannot be fetched.
             DetectorFileError: if they were altered, or are not those that the version was registered with.
             ValueError: for a device that is not there.
         """
@@ -207,10 +166,9 @@ class ModelRegistry:
             detector = Detector.load(folder, device=device)
         except DetectorFileError as error:
             raise DetectorFileError(f"cached copy of {version.uri}: {error}; {_fetch_again(folder)}") from error
-        assert detector.calibration is not None
-        if version.calibration_id not in ("", detector.calibration.id):
+        if version.calibration_id not in ("", detector.calibrated.id):
             raise DetectorFileError(
-                f"cached copy of {version.uri}: its calibration is {detector.calibration.id}, MLflow records "
+                f"cached copy of {version.uri}: its calibration is {detector.calibrated.id}, MLflow records "
                 f"{version.calibration_id}: these are another detector's files; {_fetch_again(folder)}"
             )
         return detector
@@ -221,7 +179,6 @@ class ModelRegistry:
         It appears there when all of it has come: a download that is cut off leaves nothing that looks like a detector.
 
         Raises:
-            RegistryUnreachableError: if the version's files cannot be fetched.
             ModelRegistryError: if the version holds no detector.
             DetectorFileError: if MLflow's own copy is damaged.
         """

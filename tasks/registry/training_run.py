@@ -46,20 +46,8 @@ SIGNATURE = ModelSignature(
     params=ParamSchema([ParamSpec(name, DataType.boolean, False) for name in ("heat_maps", "regions")]),
 )
 SERVING_PACKAGES = (
-    "imagecodecs",
-    "mlflow",
-    "numpy",
-    "onnxruntime",
-    "opencv-python-headless",
-    "pandas",
-    "pillow",
-    "pydantic",
-    "safetensors",
-    "scikit-learn",
-    "simplejpeg",
-    "tifffile",
-    "timm",
-    "torch",
+    *("imagecodecs", "mlflow", "numpy", "onnxruntime", "opencv-python-headless", "pandas", "pillow", "pydantic"),
+    *("safetensors", "scikit-learn", "simplejpeg", "tifffile", "timm", "torch"),
 )
 
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from ganomaly.detector import Detector
 from ganomaly.images.preparation import read_image
@@ -37,7 +36,7 @@ def report_folder(line: str, window: Window, run_id: str) -> str:
     return f"{OUTPUTS}{line}/{window.end}/{run_id}"
 
 
-@task(name="publish-report", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="publish-report", **NETWORK_STEP, persist_result=False)
 def publish_report(
     systems: Systems,
     model: PinnedModel,
@@ -93,8 +92,7 @@ def night_report(
     drift: NightDrift,
 ) -> NightReport:
     """Gather what the report of a run says: all verdicts of its model version on what the window's listing holds."""
-    calibration = model.detector.calibration
-    assert calibration is not None
+    calibration = model.detector.calibrated
     scores = systems.store.scores.of_window(
         run.line, run.window_start, run.window_end, run.model_version, run.calibration_id
     )

@@ -19,22 +19,15 @@ from tasks.store.rows import ScoringRun
 
 SCORE_SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
-        ("etag", pa.string()),
-        ("part", pa.string()),
-        ("view", pa.string()),
+        *((name, pa.string()) for name in ("key", "etag", "part", "view")),
         ("production_date", pa.date32()),
         ("captured_at", pa.timestamp("us", tz="UTC")),
-        ("raw_score", pa.float64()),
-        ("normalised_score", pa.float64()),
-        ("p_value", pa.float64()),
+        *((name, pa.float64()) for name in ("raw_score", "normalised_score", "p_value")),
         ("verdict", pa.string()),
         ("sure", pa.bool_()),
-        ("reason", pa.string()),
-        ("heat_map_key", pa.string()),
+        *((name, pa.string()) for name in ("reason", "heat_map_key")),
         ("model_version", pa.int64()),
-        ("calibration_id", pa.string()),
-        ("run_id", pa.string()),
+        *((name, pa.string()) for name in ("calibration_id", "run_id")),
     ]
 )
 REGION_COLUMNS = (

@@ -15,21 +15,8 @@ from tasks.report.report import REGION_COLUMNS, SCORE_SCHEMA, NightReport, flagg
 from tasks.report.words import utc
 
 FLAGGED_CSV_COLUMNS = (
-    "rank",
-    "part",
-    "view",
-    "key",
-    "production_date",
-    "captured_at",
-    "normalised_score",
-    "raw_score",
-    "p_value",
-    "sure",
-    "model_version",
-    "calibration_id",
-    "heat_map_key",
-    "etag",
-    "run_id",
+    *("rank", "part", "view", "key", "production_date", "captured_at", "normalised_score", "raw_score", "p_value"),
+    *("sure", "model_version", "calibration_id", "heat_map_key", "etag", "run_id"),
 )
 REGION_SCHEMA = pa.schema(
     [

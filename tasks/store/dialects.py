@@ -1,7 +1,4 @@
-"""Where SQLite and PostgreSQL differ: how they are reached, and which of their errors pass.
-
-What the operator is to do about the errors that do not pass is said here, too.
-"""
+"""Differences of SQLite and PostgreSQL: how they are reached, which of their errors pass, and the way out of others."""
 
 import os
 import socket

@@ -8,7 +8,7 @@ import pandas as pd
 import sqlalchemy as sa
 
 from tasks.store.database import Database, columns, rows_among
-from tasks.store.rows import DriftRecord, Release, ScoringRun
+from tasks.store.rows import DriftRecord, Release
 from tasks.store.tables import drift_table, image_table, release_table, run_table
 
 FIGURES = ("brightness", "contrast", "sharpness", "red", "blue", "centre_x", "centre_y")
@@ -74,18 +74,6 @@ class Drift:
             .order_by(days.c.day, table.id)
         )
         return self._database.frame(query, {"above_usual": "float64", "allowed": "float64", "changed": "bool"})
-
-    def newest_run(self, line: str, start: date, end: date) -> ScoringRun | None:
-        """The newest run for exactly this window that was compared with what is usual."""
-        run = run_table.c
-        query = (
-            sa.select(run_table)
-            .where(run.line == line, run.window_start == start, run.window_end == end)
-            .where(sa.exists().where(drift_table.c.run_id == run.id))
-            .order_by(run.started_at.desc(), run.id.desc())
-            .limit(1)
-        )
-        return next((ScoringRun(**row._asdict()) for row in self._database.rows(query)), None)
 
     def release(self, row: Release) -> None:
         """Record that the verdicts of a window may be used."""

@@ -44,19 +44,10 @@ class Images:
 
         Columns: id, key, etag, part, view, production_date, captured_at, size_bytes, sha256, usable, reason.
         """
-        names = [
-            "id",
-            "key",
-            "etag",
-            "part",
-            "view",
-            "production_date",
-            "captured_at",
-            "size_bytes",
-            "sha256",
-            "usable",
-            "reason",
-        ]
+        names = (
+            *("id", "key", "etag", "part", "view", "production_date", "captured_at", "size_bytes", "sha256"),
+            *("usable", "reason"),
+        )
         query = (
             sa.select(*(image_table.c[name] for name in names))
             .where(*in_window(line, start, end))

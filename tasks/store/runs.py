@@ -13,7 +13,7 @@ from tasks.night.accounting import RunCounts
 from tasks.store.database import Database, columns, rows_among
 from tasks.store.leases import is_alive
 from tasks.store.rows import FailureRecord, ScoringRun, StoredFailure
-from tasks.store.tables import failure_table, image_table, run_table, score_table
+from tasks.store.tables import drift_table, failure_table, image_table, run_table, score_table
 
 _FOUND_DEAD = "found without a sign of life: its process was killed, or was cut off from the report store"
 
@@ -100,8 +100,15 @@ class Runs:
 
         return self._database.write(step)
 
-    def newest(self, line: str, start: date, end: date) -> ScoringRun | None:
-        """The newest run for exactly this window, in any state, with any model."""
+    def newest(self, line: str, start: date, end: date, *, compared: bool = False) -> ScoringRun | None:
+        """The newest run for exactly this window, in any state, with any model.
+
+        Args:
+            line: its name.
+            start: first production date.
+            end: last production date, included.
+            compared: only a run that was compared with what is usual.
+        """
         table = run_table.c
         query = (
             sa.select(run_table)
@@ -109,6 +116,8 @@ class Runs:
             .order_by(table.started_at.desc(), table.id.desc())
             .limit(1)
         )
+        if compared:
+            query = query.where(sa.exists().where(drift_table.c.run_id == table.id))
         return next((ScoringRun(**row._asdict()) for row in self._database.rows(query)), None)
 
     def of_line(self, line: str, limit: int, day: date | None = None) -> list[ScoringRun]:

@@ -59,8 +59,7 @@ def model_card(
         changes: what is not like the champion's snapshot, in words.
         golden: its verdicts on the golden set, under the name ``new``; None where the line has none.
     """
-    calibration = detector.calibration
-    assert calibration is not None
+    calibration = detector.calibrated
     left_out = [f"- {count} left out: {reason}" for reason, count in chosen.left_out.items()] or ["- none left out"]
     if chosen.flagged_share:
         left_out.append(
@@ -103,8 +102,7 @@ def _by_time(days: dict[str, int]) -> list[tuple[str, int]]:
 
 def version_tags(detector: Detector, line: str) -> dict[str, str]:
     """What MLflow's list of versions can be searched by."""
-    calibration = detector.calibration
-    assert calibration is not None
+    calibration = detector.calibrated
     return {
         "status": CHALLENGER,
         "line": line,

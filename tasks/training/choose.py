@@ -7,7 +7,6 @@ from datetime import date, timedelta
 
 import pandas as pd
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import TrainingDataError
@@ -45,7 +44,7 @@ class NormalImages:
         return f"{len(self.images)} normal images" + (f"; {left_out}" if left_out else "")
 
 
-@task(name="choose-normal-images", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="choose-normal-images", **NETWORK_STEP, persist_result=False)
 def choose_normal_images(systems: Systems, window: Window | None) -> NormalImages:
     """The recorded images of the window that count as normal.
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import DetectorConfig, TrainingDataError
@@ -14,7 +13,7 @@ from tasks.systems import Systems
 from tasks.training.choose import NormalImages
 
 
-@task(name="decide-recipe", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="decide-recipe", **NETWORK_STEP, persist_result=False)
 def decide_recipe(systems: Systems, config: DetectorConfig, chosen: NormalImages) -> DetectorConfig:
     """The configuration with the line's mask, and with what its recipe leaves to the line's images decided.
 

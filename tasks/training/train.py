@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly import Detector, DetectorConfig
@@ -90,7 +89,7 @@ def with_overrides(config: DetectorConfig, *, epochs: int | None, seed: int | No
     return config.model_copy(update={"training": training})
 
 
-@task(name="take-snapshot", cache_policy=NO_CACHE, persist_result=False)
+@task(name="take-snapshot", persist_result=False)
 def take_snapshot(systems: Systems, config: DetectorConfig, chosen: NormalImages) -> Snapshot:
     """Fetch and prepare the images, split the usable ones by part, and fix the result as a snapshot.
 
@@ -130,7 +129,7 @@ def take_snapshot(systems: Systems, config: DetectorConfig, chosen: NormalImages
     return Snapshot(snapshot_id(manifest), manifest, prepared, plan, replace(chosen, left_out=left_out), days)
 
 
-@task(name="compare-snapshots", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="compare-snapshots", **NETWORK_STEP, persist_result=False)
 def compare_snapshots(systems: Systems, snapshot: Snapshot) -> tuple[str, ...]:
     """What is not like the champion's snapshot: the camera or the process changed, or another choice was made."""
     champion = systems.registry.champion(systems.line.name)
@@ -152,7 +151,7 @@ def compare_snapshots(systems: Systems, snapshot: Snapshot) -> tuple[str, ...]:
     return said
 
 
-@task(name="train-detector", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="train-detector", tags=["gpu"], persist_result=False)
 def train_detector(
     systems: Systems, config: DetectorConfig, snapshot: Snapshot, changes: Sequence[str], device: str
 ) -> TrainedModel:
@@ -199,8 +198,7 @@ def _register(
     history: Sequence[EpochStats],
     run: TrainingRun,
 ) -> TrainedModel:
-    calibration = detector.calibration
-    assert calibration is not None
+    calibration = detector.calibrated
     images = dict(Counter(snapshot.manifest["role"]))
     run.log_metrics(
         {
@@ -271,7 +269,7 @@ def _held_out_figure(detector: Detector, snapshot: Snapshot) -> Figure:
     return reconstruction_figure(images, detector.heat_maps(images), scores[shown].tolist())
 
 
-@task(name="assign-alias", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="assign-alias", **NETWORK_STEP, persist_result=False)
 def assign_alias(systems: Systems, version: ModelVersion, who: str) -> str:
     """Make the version champion where the line never had one, otherwise challenger; the promotion is recorded.
 

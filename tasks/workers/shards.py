@@ -10,7 +10,6 @@ from contextlib import closing
 from functools import lru_cache
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ganomaly.images.recipe import Recipe
@@ -92,7 +91,7 @@ def ingest_shards(systems: Systems, recipe: Recipe, images: Sequence[ListedImage
     return counts
 
 
-@task(name="score-shard", task_run_name="score {number}", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="score-shard", task_run_name="score {number}", **NETWORK_STEP, persist_result=False)
 def score_on_worker(
     line: LineConfig,
     bucket: str,
@@ -133,7 +132,7 @@ def score_on_worker(
     return counts
 
 
-@task(name="ingest-shard", task_run_name="ingest {number}", **NETWORK_STEP, cache_policy=NO_CACHE, persist_result=False)
+@task(name="ingest-shard", task_run_name="ingest {number}", **NETWORK_STEP, persist_result=False)
 def ingest_on_worker(line: LineConfig, bucket: str, recipe: Recipe, shard: Shard, number: str) -> IngestCounts:
     """`ingest_shard` on a worker.
 

@@ -71,7 +71,7 @@ def plant(bucket: ObjectStore, write_line: Callable[..., Path]) -> ObjectStore:
     for key, data in week().items():
         bucket.put(key, data, "image/png")
     for number in range(20):
-        bucket.put(key_of(LAST_DAY, f"g{number:04}"), plate(1000 + number), "image/png")
+        bucket.put(key_of(LAST_DAY, f"g{number:04}"), plate(7000 + number), "image/png")
         bucket.put(key_of(LAST_DAY, f"d{number:04}"), plate(2000 + number, defect=True), "image/png")
     bucket.put(key_of(LAST_DAY, "cut"), plate(3000)[:900], "image/png")
     bucket.put(key_of(LAST_DAY, "page"), b"<html>502</html>", "image/png")

@@ -25,7 +25,7 @@ def dimmed(data: bytes) -> bytes:
 def dim_night(trained: ObjectStore) -> ObjectStore:
     """The plant after its lamp aged on the last day."""
     for number in range(20):
-        trained.put(key_of(LAST_DAY, f"g{number:04}"), dimmed(plate(1000 + number)), "image/png")
+        trained.put(key_of(LAST_DAY, f"g{number:04}"), dimmed(plate(7000 + number)), "image/png")
         trained.put(key_of(LAST_DAY, f"d{number:04}"), dimmed(plate(2000 + number, defect=True)), "image/png")
     return trained
 

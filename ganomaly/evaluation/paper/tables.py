@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from ganomaly.evaluation.paper.experiments import MAIN, METHODS
 from ganomaly.evaluation.paper.rows import Row
@@ -87,10 +88,10 @@ def compare(rows: Iterable[Row]) -> list[Comparison]:
     return [Comparison(name, tuple(row for row in good if row.data == name)) for name in names]
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """Write all rows as they are, one column for each field."""
+def write_csv(rows: Sequence[Any], path: Path) -> None:
+    """Write rows of one dataclass as they are, one column for each field."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
 

@@ -53,11 +53,7 @@ class _Header:
 
 
 def read(data: bytes, max_pixels: int) -> Stored:
-    """Decode a BMP of 1 to 32 bits; a palette of colours becomes RGB, one of greys grey. Alpha is left out.
-
-    Raises:
-        ImageError: see `ganomaly.images.decoding.decode_image`.
-    """
+    """Decode a BMP of 1 to 32 bits; a palette of colours becomes RGB, one of greys grey. Alpha is left out."""
     header = _read_header(data)
     check_size(header.width, header.height, max_pixels)
     if header.compression == _RUNS and header.bits == 8:

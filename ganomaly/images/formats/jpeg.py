@@ -47,11 +47,7 @@ class _Structure:
 
 
 def read(data: bytes, reduction: Reduction, max_pixels: int) -> Stored:
-    """Decode a JPEG of 8 bits: grey, colour (as RGB) or CMYK; the orientation in its EXIF is handed on.
-
-    Raises:
-        ImageError: see `ganomaly.images.decoding.decode_image`.
-    """
+    """Decode a JPEG of 8 bits: grey, colour (as RGB) or CMYK; the orientation in its EXIF is handed on."""
     found, whole = _Structure(), bytearray(data[:2])
     for marker, segment, scan in _segments(data):
         content = _note(found, marker, segment)

@@ -20,11 +20,7 @@ _PALETTE = 3
 
 
 def read(data: bytes, max_pixels: int) -> Stored:
-    """Decode a PNG, 1 to 16 bits; a palette becomes RGB. Alpha is left out, the orientation in its EXIF is heeded.
-
-    Raises:
-        ImageError: see `ganomaly.images.decoding.decode_image`.
-    """
+    """Decode a PNG, 1 to 16 bits; a palette becomes RGB. Alpha is left out, the orientation in its EXIF is heeded."""
     width, height, bits, colour = struct.unpack_from(">IIBB", data, 16)
     if data[12:16] != b"IHDR":
         raise ImageError("unreadable", f"a PNG that begins with {data[12:16]!r} and not with its header")

@@ -45,11 +45,7 @@ _log.propagate = False  # broken images are reported with their reason
 
 
 def read(data: bytes, max_pixels: int) -> Stored:
-    """Decode the one image in full resolution of a TIFF: 1 to 16 bits, grey, palette, RGB or CMYK, strips or tiles.
-
-    Raises:
-        ImageError: see `ganomaly.images.decoding.decode_image`.
-    """
+    """Decode the one image in full resolution of a TIFF: 1 to 16 bits, grey, palette, RGB or CMYK, strips or tiles."""
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             page = _full_page(file, data)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
-from ganomaly.evaluation.metrics import aupro, image_auroc, map_figures, pixel_auroc
+from ganomaly.evaluation.metrics import aupro, image_auroc
 
 
 def two_regions(n: int = 4, side: int = 40) -> np.ndarray:
@@ -30,31 +30,27 @@ def by_thresholds(masks: np.ndarray, maps: np.ndarray, limit: float) -> float:
 def test_a_perfect_map_gets_one_and_a_reversed_one_nothing() -> None:
     """The figures could not be compared with published ones."""
     masks = two_regions()
-    for metric in (pixel_auroc, aupro):
-        assert metric(masks, masks.astype(np.float32)) == pytest.approx(1)
-        assert metric(masks, -masks.astype(np.float32)) == 0
+    assert aupro(masks, masks.astype(np.float32)) == pytest.approx(1)
+    assert aupro(masks, -masks.astype(np.float32)) == 0
 
 
 def test_a_map_that_knows_nothing_gets_half_of_the_range() -> None:
     """Noise would look like a finding; a constant map is one tie of all pixels, the diagonal: limit / 2."""
     masks = two_regions(n=40)
     noise = np.random.default_rng(0).normal(size=masks.shape)
-    assert pixel_auroc(masks, noise) == pytest.approx(0.5, abs=0.02)
     assert aupro(masks, noise) == pytest.approx(0.15, abs=0.02)
-    assert pixel_auroc(masks, np.zeros(masks.shape)) == pytest.approx(0.5)
     assert aupro(masks, np.zeros(masks.shape)) == pytest.approx(0.15)
     assert aupro(masks, np.zeros(masks.shape), limit=1) == pytest.approx(0.5)
 
 
 def test_each_region_counts_the_same() -> None:
-    """A large defect would outweigh a small one: found alone, each gets half, and its share of the pixels in AUROC."""
+    """A large defect would outweigh a small one: found alone, each gets half."""
     masks = two_regions()
-    for found, share in ((slice(0, 10), 16 / 272), (slice(10, 40), 256 / 272)):
+    for found in (slice(0, 10), slice(10, 40)):
         heat = np.zeros(masks.shape)
         heat[:, found, found] = 2.0 * masks[:, found, found]
         heat[~masks] = np.linspace(0.1, 1, (~masks).sum())  # every good pixel is hotter than the region not found
         assert aupro(masks, heat) == pytest.approx(0.5)
-        assert pixel_auroc(masks, heat) == pytest.approx(share)
 
 
 def test_regions_that_touch_by_a_corner_are_one() -> None:
@@ -75,9 +71,6 @@ def test_closed_form_equals_the_definition(levels: int, limit: float) -> None:
     masks = two_regions(n=2)
     maps = np.floor(rng.uniform(0, levels, masks.shape)) + 0.2 * levels * masks * (rng.uniform(size=masks.shape) < 0.5)
     assert aupro(masks, maps, limit=limit) == pytest.approx(by_thresholds(masks, maps, limit), rel=1e-9)
-    assert pixel_auroc(masks, maps) == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), rel=1e-9)
-    both = map_figures(masks, maps, limit=limit)
-    assert (both.pixel_auroc, both.aupro) == (pixel_auroc(masks, maps), aupro(masks, maps, limit=limit))
 
 
 def test_one_region_per_image_agrees_with_the_partial_roc() -> None:
@@ -95,7 +88,6 @@ def test_images_may_have_various_sizes_and_no_defect() -> None:
     """A folder of photos of two cameras could not be measured, or good images among them be ignored."""
     masks = [two_regions()[0], np.zeros((10, 30), dtype=bool)]
     maps = [masks[0].astype(np.float32), np.full((10, 30), 2, np.float32)]
-    assert pixel_auroc(masks, maps) == pytest.approx(1 - 300 / (1600 - 272 + 300))
     assert aupro(masks, maps) == pytest.approx(1 - 300 / (1600 - 272 + 300) / 0.3)
 
 
@@ -112,9 +104,9 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="0 regions in 2 masks"):
         aupro(np.zeros_like(masks), np.zeros(masks.shape))
     with pytest.raises(ValueError, match="the area needs good pixels"):
-        pixel_auroc(np.ones_like(masks), np.zeros(masks.shape))
+        aupro(np.ones_like(masks), np.zeros(masks.shape))
     with pytest.raises(ValueError, match=r"image 0: mask of \(40, 40\), map of \(20, 20\)"):
-        pixel_auroc(masks, np.zeros((2, 20, 20)))
+        aupro(masks, np.zeros((2, 20, 20)))
     with pytest.raises(ValueError, match="image 0: the map has values that are not finite"):
         aupro(masks, np.full(masks.shape, np.nan))
     with pytest.raises(ValueError, match=r"limit = 0: must lie above 0"):

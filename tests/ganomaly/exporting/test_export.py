@@ -20,7 +20,7 @@ from ganomaly import ConfigError, Detector, DetectorConfig
 from ganomaly.cli import app
 from ganomaly.errors import ExportError
 from ganomaly.exporting import package
-from ganomaly.exporting.package import FORMATS, Format, export_detector
+from ganomaly.exporting.package import FORMATS, TOLERANCE, Format, export_detector
 from ganomaly.images.recipe_fitting import fit_recipe
 from tests.ganomaly.parts_in_colour import CONFIG, draw
 
@@ -110,7 +110,7 @@ def test_the_program_judges_without_torch(detector: Detector, images: Path, kind
         assert name == path.name
         assert verdict == (f"unusable ({score.reason})" if score.verdict == "unusable" else score.verdict), name
         if score.normalised is not None:
-            assert normalised == pytest.approx(score.normalised, abs=1e-3)
+            assert normalised == pytest.approx(score.normalised, abs=TOLERANCE)
         verdicts.add(verdict)
     assert verdicts == {"ok", "flagged", "unusable (underexposed)", "unusable (blank)"}
 
@@ -140,7 +140,7 @@ def test_the_example_in_cpp_judges_alike(detector: Detector, images: Path, kind:
         assert name == path.name
         assert verdict == (f"unusable ({score.reason})" if score.verdict == "unusable" else score.verdict), name
         if score.normalised is not None:
-            assert normalised == pytest.approx(score.normalised, abs=1e-3)
+            assert normalised == pytest.approx(score.normalised, abs=TOLERANCE)
 
 
 def pictures_as_arrays(paths: list[Path]) -> list[np.ndarray]:
