@@ -223,7 +223,8 @@ class Detector:
         return self._heat(self.judge.maps(images_nhwc))
 
     def _heat(self, map_nhw: NDArray[np.float32]) -> NDArray[np.float32]:
-        assert self.heat is not None
+        if self.heat is None:
+            raise ValueError(NOT_FITTED)
         return self.heat.heat(map_nhw)
 
     def save(self, folder: str | Path) -> None:

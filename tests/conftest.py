@@ -22,6 +22,7 @@ from tasks.process import set_up_process
 from tasks.registry.registry import ModelRegistry
 from tasks.store.store import ReportStore
 
+SHIPPED_COPIES = image_vectors.N_COPIES
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin")
 
 
@@ -59,6 +60,12 @@ def _process() -> None:
 def _few_copies() -> None:
     """A quarter of the copies with drawn defects: the tests' small maps need no more, and a fit takes a third."""
     image_vectors.N_COPIES = 128
+
+
+@pytest.fixture
+def as_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All copies, for tests of the defaults themselves."""
+    monkeypatch.setattr(image_vectors, "N_COPIES", SHIPPED_COPIES)
 
 
 @pytest.fixture(scope="session")

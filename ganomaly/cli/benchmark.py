@@ -55,7 +55,7 @@ def benchmark(
         from ganomaly.evaluation.folder_tables import markdown
         from ganomaly.evaluation.folders import DETECTOR, few, run_set
         from ganomaly.evaluation.machine import describe_machine
-        from ganomaly.evaluation.paper.tables import write_csv
+        from ganomaly.evaluation.tables import write_csv
 
         sets = _sets(folders)
         settings = DetectorConfig() if config is None else load_config(config)

@@ -107,7 +107,8 @@ def _finish(jobs: "Sequence[Job]", output: Path) -> None:
     """Write tables and figures of all rows in the folder, and say what failed."""
     from ganomaly.evaluation.paper.figures import draw_all
     from ganomaly.evaluation.paper.rows import read_rows
-    from ganomaly.evaluation.paper.tables import write_csv, write_markdown
+    from ganomaly.evaluation.paper.tables import write_markdown
+    from ganomaly.evaluation.tables import write_csv
 
     rows = read_rows(output, jobs)
     figures = draw_all(rows, output, output / "figures")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ganomaly.evaluation.baselines import BASELINES
 from ganomaly.evaluation.folders import DETECTOR, FolderRow
-from ganomaly.evaluation.paper.tables import mean_over
+from ganomaly.evaluation.tables import mean_over
 
 
 def markdown(rows: Sequence[FolderRow], command: str, machine: str) -> str:

@@ -136,7 +136,7 @@ class RecipeSettings(BaseModel):
 
     @property
     def is_open(self) -> bool:
-        """Whether something is left to the line's images to decide."""
+        """True where something is left to the line's images to decide."""
         no_frame = self.align != "none" and self.reference is None
         no_size = (self.keep_aspect and self.input_px is None) or (self.is_partial and self.camera_px is None)
         return self.bits == "auto" or no_size or no_frame

@@ -215,7 +215,7 @@ class ObjectStore:
         return etag
 
     def exists(self, key: str) -> bool:
-        """Whether there is an object with exactly this key."""
+        """True if there is an object with exactly this key."""
         try:
             self._request("look for", key, lambda client: client.head_object(Bucket=self.bucket, Key=key))
         except ObjectMissingError:

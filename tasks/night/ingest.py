@@ -26,6 +26,9 @@ from tasks.systems import Systems
 
 LOOKED_AT_FOR_BITS = 16
 
+MEASURED = ("width_px", "height_px", *FIGURES)
+"""What is recorded of an image's figures; nothing where it was not decoded."""
+
 
 @task(name="drop-recorded", persist_result=False)
 def drop_recorded(systems: Systems, window: Window, listing: Listing) -> tuple[ListedImage, ...]:
@@ -100,5 +103,5 @@ def image_record(found: FetchedImage) -> ImageRecord:
         sha256=found.sha256,
         usable=prepared.usable,
         reason=prepared.reason,
-        **{name: getattr(figures, name, None) for name in ("width_px", "height_px", *FIGURES)},
+        **(dict.fromkeys(MEASURED) if figures is None else {name: getattr(figures, name) for name in MEASURED}),
     )

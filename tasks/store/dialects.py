@@ -32,7 +32,7 @@ _SQLITE_FILE_TROUBLE = {
 
 
 def trouble(error: sa.exc.DBAPIError, tried_s: float) -> str | None:
-    """What the operator is to know about an error of the database that is no mistake of this software."""
+    """Words for the operator about an error of the database; None for a mistake of this software."""
     cause = first_line(error)
     again = "then run the same command again: what was done stays, and nothing is done twice"
     if is_passing(error):
@@ -46,7 +46,7 @@ def trouble(error: sa.exc.DBAPIError, tried_s: float) -> str | None:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same transaction may succeed later: connection lost or refused, server restarting, locked."""
+    """True if the same transaction may succeed later: connection lost or refused, server restarting, locked."""
     if not isinstance(error, sa.exc.DBAPIError):
         return False
     if _sqlite_code(error) in (_SQLITE_BUSY, _SQLITE_LOCKED) or error.connection_invalidated:
@@ -58,12 +58,12 @@ def is_passing(error: BaseException) -> bool:
 
 
 def _failed_to_connect(error: sa.exc.DBAPIError) -> bool:
-    """Whether PostgreSQL's driver could not connect, for which it gives no SQLSTATE."""
+    """True if PostgreSQL's driver could not connect, for which it gives no SQLSTATE."""
     return isinstance(error, sa.exc.OperationalError) and hasattr(error.orig, "pgconn") and _sqlstate(error) is None
 
 
 def _is_refusal(error: sa.exc.DBAPIError) -> bool:
-    """Whether the server is there and will not have us: password, user or database are wrong."""
+    """True if the server is there and will not have us: password, user or database are wrong."""
     if not _failed_to_connect(error):
         return False
     connection = getattr(error.orig, "pgconn", None)
@@ -82,7 +82,7 @@ def _sqlite_code(error: sa.exc.DBAPIError) -> int:
 
 
 def first_line(error: BaseException | None) -> str:
-    """What the driver says, without the statement and its values."""
+    """The driver's own words, without the statement and its values."""
     return str(getattr(error, "orig", error)).strip().partition("\n")[0]
 
 

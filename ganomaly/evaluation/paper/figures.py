@@ -18,7 +18,8 @@ from sklearn.manifold import TSNE
 from ganomaly.evaluation.baselines import BASELINES
 from ganomaly.evaluation.paper.experiments import STUDIES
 from ganomaly.evaluation.paper.rows import Row, read_arrays
-from ganomaly.evaluation.paper.tables import Comparison, Mean, auroc_of, compare, mean_over
+from ganomaly.evaluation.paper.tables import Comparison, auroc_of, compare
+from ganomaly.evaluation.tables import Mean, mean_over
 
 NORMAL, ABNORMAL = "#4c78a8", "#c0392b"
 NETWORK_COLOURS = ("#1b7f5c", "#0b3d91", "#c0392b", "#e08214", "#7b3294", "#2aa1c0", "#a6761d", "#444444")

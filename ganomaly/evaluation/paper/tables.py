@@ -1,41 +1,15 @@
 """The results of a comparison as CSV and as Markdown: means over seeds. Reads rows, writes files, trains nothing."""
 
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
+from statistics import fmean
 
 from ganomaly.evaluation.paper.experiments import MAIN, METHODS
 from ganomaly.evaluation.paper.rows import Row
+from ganomaly.evaluation.tables import Mean, mean_over
 
 NONE = "-"
-
-
-@dataclass(frozen=True)
-class Mean:
-    """Mean over seeds with its deviation.
-
-    Attributes:
-        value: the mean.
-        deviation: standard deviation of the seeds; None for a single one.
-        seeds: how many.
-    """
-
-    value: float
-    deviation: float | None
-    seeds: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f}" + (f" ± {self.deviation:.3f}" if self.deviation is not None else "")
-
-
-def mean_over(values: Sequence[float]) -> Mean | None:
-    """The mean of one value for each seed, None without any."""
-    if not values:
-        return None
-    return Mean(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
 def auroc_of(row: Row) -> float:
@@ -86,14 +60,6 @@ def compare(rows: Iterable[Row]) -> list[Comparison]:
     good = [row for row in rows if row.study == MAIN and row.error is None]
     names = sorted({row.data for row in good})
     return [Comparison(name, tuple(row for row in good if row.data == name)) for name in names]
-
-
-def write_csv(rows: Sequence[Any], path: Path) -> None:
-    """Write rows of one dataclass as they are, one column for each field."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(rows[0])], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
 
 
 def write_markdown(rows: Sequence[Row], path: Path, *, command: str, figures: Sequence[str]) -> None:

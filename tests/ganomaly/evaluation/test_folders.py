@@ -152,6 +152,7 @@ def test_aupimo_of_known_maps() -> None:
 
 
 @pytest.mark.skipif(not INSPECTION.is_dir(), reason=f"no inspection images in {INSPECTION}")
+@pytest.mark.usefixtures("as_shipped")
 @pytest.mark.parametrize(("name", "auroc", "overlap"), [("plates", 0.98, 0.85), ("transistor", 0.98, 0.85)])
 def test_defects_of_parts_that_nobody_tuned_to_are_found(name: str, auroc: float, overlap: float) -> None:
     """The detector would miss at its defaults what the eye sees at once."""

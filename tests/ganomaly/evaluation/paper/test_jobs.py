@@ -27,7 +27,8 @@ from ganomaly.evaluation.paper.experiments import (
 from ganomaly.evaluation.paper.figures import draw_all
 from ganomaly.evaluation.paper.jobs import Sources, deal_out, run_jobs, unfinished
 from ganomaly.evaluation.paper.rows import Row, read_arrays, read_rows
-from ganomaly.evaluation.paper.tables import compare, write_csv, write_markdown
+from ganomaly.evaluation.paper.tables import compare, write_markdown
+from ganomaly.evaluation.tables import write_csv
 
 LIMITS = Limits(train_images=80, test_normal=20, test_abnormal=18)
 
